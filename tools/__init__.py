@@ -1,0 +1,1 @@
+"""What `course.py` calls; each file is one tool."""

@@ -1,0 +1,348 @@
+"""Write every copy of a definition from the one cell that teaches it. Standard library only.
+
+A definition lives in a cell tagged `export` of `chNN/01_main-chapter-code/chNN.ipynb`. From those cells come
+
+- `chNN.py` beside the notebook: all of that chapter's exported definitions;
+- `previous_chapters.py` in a later chapter: what its notebooks and scripts import from that name, with what it needs;
+- in a summary script, the lines between `# <generated: NAME, NAME>` and `# </generated>`;
+- in a summary notebook, cells tagged `from:NAME` (and `from:imports` for the imports they need);
+- in every notebook, the header and the setup cell (see `headers.py`).
+
+`outputs()` returns the text that each of these files should have; `export` writes it, `export --check` compares it.
+"""
+
+import ast
+import builtins
+import difflib
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tools.headers import refresh_header
+
+ROOT = Path(__file__).resolve().parent.parent
+MAIN = "01_main-chapter-code"
+LINE = 110  # the longest line that we write
+
+
+class ExportError(ValueError):
+    """A cell that can't be exported; the message names notebook and cell."""
+
+
+@dataclass
+class Definition:
+    """One exported cell: its source, the names it defines, the names it uses, and where it came from."""
+    chapter: str
+    place: str                       # "ch02.ipynb, In [17]"
+    source: str
+    names: list[str]
+    uses: set[str]
+    imports: dict[str, str]          # the imports of its notebook: name -> statement
+    needs: list[str] = field(default_factory=list)
+
+
+def read_notebook(path: Path) -> dict:
+    """The notebook as a dict whose cell sources are strings; raises ExportError for a file that isn't a notebook."""
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        for cell in notebook["cells"]:
+            cell["source"] = "".join(cell["source"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{path}: not a notebook ({error}); restore it with git or `python course.py reset`") from None
+    return notebook
+
+
+def notebook_text(notebook: dict) -> str:
+    """The notebook as Jupyter writes it: one source line a string, indent 1, keys in order."""
+    cells = [dict(cell, source=cell["source"].splitlines(keepends=True)) for cell in notebook["cells"]]
+    return json.dumps(dict(notebook, cells=cells), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def tags(cell: dict) -> list[str]:
+    """The cell's tags; none for a cell without any."""
+    return cell["metadata"].get("tags", [])
+
+
+def parse(source: str, place: str) -> ast.Module:
+    """The syntax tree of a cell (lines that begin with % or ! are Jupyter's, not Python's, and are left out)."""
+    try:
+        return ast.parse(re.sub(r"^[ \t]*[%!].*$", "pass", source, flags=re.M))
+    except SyntaxError as error:
+        raise ExportError(f"{place}: line {error.lineno} is not Python: {error.msg}") from None
+
+
+def import_lines(tree: ast.Module) -> dict[str, str]:
+    """Every top-level import of a cell as {bound name: one import statement that binds only it}."""
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for alias in node.names:
+                name = alias.asname or alias.name.split(".")[0]
+                text = alias.name + (f" as {alias.asname}" if alias.asname else "")
+                origin = "." * getattr(node, "level", 0) + (getattr(node, "module", "") or "")
+                found[name] = f"from {origin} import {text}" if isinstance(node, ast.ImportFrom) else f"import {text}"
+    return found
+
+
+def defined_names(tree: ast.Module, place: str) -> list[str]:
+    """The names that an export cell defines; anything in it but definitions, constants and a docstring is an error."""
+    names = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign) and all(isinstance(t, ast.Name) for t in node.targets):
+            names += [t.id for t in node.targets]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.append(node.target.id)
+        else:
+            raise ExportError(f"{place}: an exported cell may hold only functions, classes and constants, but line {node.lineno} "
+                              f"is {type(node).__name__}; move it to a cell of its own")
+        if isinstance(node, ast.Assign | ast.AnnAssign) and any(
+                isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print" for n in ast.walk(node)):
+            raise ExportError(f"{place}: an exported cell may not print; move the print to the next cell")
+    return names
+
+
+def used_names(tree: ast.Module) -> set[str]:
+    """Names that the cell reads but doesn't bind itself anywhere."""
+    nodes = list(ast.walk(tree))
+    read = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    read |= {name for n in nodes for name in quoted_annotations(n)}
+    bound = {n.id for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
+    bound |= {n.arg for n in nodes if isinstance(n, ast.arg)}
+    bound |= {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef) or (isinstance(n, ast.ExceptHandler) and n.name)}
+    bound |= {name for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)
+              for name in import_lines(ast.Module([n], []))}
+    return read - bound - set(dir(builtins)) - {"__file__", "__name__"}
+
+
+def quoted_annotations(node: ast.AST) -> set[str]:
+    """The names inside an annotation written as a string, such as `-> "GPTConfig"`."""
+    notes = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+    texts = [n.value for n in notes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return {n.id for text in texts for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)}
+
+
+def read_chapter(path: Path) -> list[Definition]:
+    """The exported definitions of one main notebook, in order; raises ExportError where one can't stand alone."""
+    imports, definitions, count = {}, [], 0
+    for cell in read_notebook(path)["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        count += 1
+        place = f"{path.name}, In [{count}]"
+        exported = "export" in tags(cell)
+        if not exported and not re.search(r"^\s*(from|import) ", cell["source"], re.M):
+            continue
+        tree = parse(cell["source"], place)
+        imports.update(import_lines(tree))
+        if exported:
+            if cell.get("outputs"):
+                raise ExportError(f"{place}: an exported cell prints something; move the print to the next cell")
+            definitions.append(Definition(path.stem, place, cell["source"].strip("\n"), defined_names(tree, place), used_names(tree), imports))
+    for definition in definitions:
+        own = {name for d in definitions for name in d.names}
+        unknown = sorted(definition.uses - own - set(imports))
+        if unknown:
+            raise ExportError(f"{definition.place}: uses {', '.join(unknown)}, which this notebook neither imports nor exports; "
+                              "tag the cell that defines it, or import it in a cell of its own")
+    return definitions
+
+
+def read_course(root: Path) -> dict[str, Definition]:
+    """All exported definitions of all chapters as {name: definition}, in order; a name exported twice is an error."""
+    table: dict[str, Definition] = {}
+    for path in sorted(root.glob(f"ch[0-9][0-9]/{MAIN}/ch[0-9][0-9].ipynb")):
+        for definition in read_chapter(path):
+            for name in definition.names:
+                if name in table:
+                    raise ExportError(f"{definition.place}: {name} is already exported by {table[name].place}; "
+                                      "give the new one another name, or subclass the old one")
+                table[name] = definition
+    for definition in table.values():
+        definition.needs = sorted(definition.uses & set(table))
+    return table
+
+
+def with_needs(names: list[str], table: dict[str, Definition]) -> list[Definition]:
+    """The definitions of `names` and everything they need, in the order in which the course teaches them."""
+    wanted, queue = set(), list(names)
+    while queue:
+        name = queue.pop()
+        if name not in wanted:
+            wanted.update(table[name].names)
+            queue += table[name].needs
+    unique = {id(d): d for d in table.values() if wanted & set(d.names)}
+    return list(unique.values())
+
+
+def merged_imports(definitions: list[Definition], keep_previous: bool) -> str:
+    """The imports that the definitions use, one statement a module, standard library first, as isort orders them.
+
+    With `keep_previous`, an import from `previous_chapters` stays; otherwise its definition is already among `definitions`.
+    """
+    own = {name for d in definitions for name in d.names}
+    plain, from_ = set(), {}
+    for d in definitions:
+        for name in d.uses - own:
+            statement = d.imports.get(name, "")
+            if statement.startswith("import "):
+                plain.add(statement)
+            elif statement.startswith("from previous_chapters ") and not keep_previous:
+                continue
+            elif statement:
+                module, what = re.fullmatch(r"from (\S+) import (.+)", statement).groups()
+                from_.setdefault(module, set()).add(what)
+    lines = {0: [], 1: [], 2: []}
+    for statement in sorted(plain, key=str.lower):
+        lines[section(statement.split()[1])].append(statement)
+    for module in sorted(from_, key=str.lower):
+        lines[section(module)].append(wrap_import(module, sorted(from_[module], key=import_order)))
+    return "\n\n".join("\n".join(group) for group in lines.values() if group)
+
+
+def section(module: str) -> int:
+    """isort's groups: 0 the standard library, 1 installed packages, 2 the course's own modules."""
+    top = module.split(".")[0]
+    own = top in {"previous_chapters", "course", "exercises", "data", "images", "tools"}
+    return 0 if top in sys.stdlib_module_names else 2 if own else 1
+
+
+def import_order(name: str) -> tuple[int, str]:
+    """isort's order within one statement: CONSTANTS, then Classes, then functions."""
+    word = name.split()[0]
+    return (0 if word.isupper() and len(word) > 1 else 1 if word[0].isupper() else 2, word)
+
+
+def wrap_import(module: str, names: list[str]) -> str:
+    """One import statement, in parentheses with a name a line where it would be too long."""
+    flat = f"from {module} import {', '.join(names)}"
+    return flat if len(flat) <= LINE else f"from {module} import (\n    " + ",\n    ".join(names) + ",\n)"
+
+
+def module_text(title: str, definitions: list[Definition], keep_previous: bool) -> str:
+    """A generated module: what it is, its imports, then each definition under the name of the cell that it came from."""
+    head = f'"""{title}\n\nGenerated by `python course.py export`. DO NOT EDIT: edit the named cell, then export again.\n"""'
+    imports = merged_imports(definitions, keep_previous)
+    bodies = [f"# {d.place}\n{d.source}" for d in definitions]
+    return "\n\n".join([head] + ([imports] if imports else [])) + "\n\n\n" + "\n\n\n".join(bodies) + "\n"
+
+
+def imported_from_previous(folder: Path) -> list[str]:
+    """The names that a chapter's notebooks and scripts import from `previous_chapters`."""
+    names = set()
+    for path in sorted(folder.rglob("*.ipynb")) + sorted(folder.rglob("*.py")):
+        if path.name == "previous_chapters.py" or ".ipynb_checkpoints" in path.parts or path.name.endswith(".as-shipped.ipynb"):
+            continue
+        text = path.read_text(encoding="utf-8")
+        if "previous_chapters" not in text:
+            continue
+        cells = [(c["source"], f"{path.name}, cell {i}") for i, c in enumerate(read_notebook(path)["cells"]) if c["cell_type"] == "code"] \
+            if path.suffix == ".ipynb" else [(text, path.name)]
+        for source, place in cells:
+            if "previous_chapters" in source:
+                for node in ast.walk(parse(source, place)):
+                    if isinstance(node, ast.ImportFrom) and node.module == "previous_chapters":
+                        names.update(alias.name for alias in node.names)
+    return sorted(names)
+
+
+def fill_script(text: str, table: dict[str, Definition], place: str) -> str:
+    """The script with each `# <generated: NAMES>` ... `# </generated>` region filled with those definitions."""
+    def fill(match):
+        definitions = with_needs(known(re.split(r"[,\s]+", match[1].strip()), table, place), table)
+        imports = merged_imports(definitions, keep_previous=False)
+        bodies = "\n\n\n".join(f"# {d.place}\n{d.source}" for d in definitions)
+        return f"# <generated: {match[1].strip()}>\n" + (imports + "\n\n\n" if imports else "") + bodies + "\n# </generated>"
+    return re.sub(r"^# <generated: ([^>]*)>\n(?:.*?\n)??# </generated>", fill, text, flags=re.M | re.S)
+
+
+def known(names: list[str], table: dict[str, Definition], place: str) -> list[str]:
+    """`names`, each of them exported; raises ExportError for another."""
+    for name in names:
+        if name not in table:
+            near = difflib.get_close_matches(name, table, n=1)
+            raise ExportError(f"{place}: {name} is not exported by any chapter" + (f"; did you mean {near[0]}?" if near else ""))
+    return names
+
+
+def fill_notebook(notebook: dict, table: dict[str, Definition], place: str) -> bool:
+    """Fill the cells tagged `from:NAME`; returns whether there were any."""
+    wanted = {i: tag.removeprefix("from:") for i, cell in enumerate(notebook["cells"]) for tag in tags(cell) if tag.startswith("from:")}
+    names = known([n for n in wanted.values() if n != "imports"], table, place)
+    for i, name in wanted.items():
+        chosen = [table[n] for n in names]
+        notebook["cells"][i]["source"] = merged_imports(chosen, keep_previous=False) if name == "imports" \
+            else f"# {table[name].place}\n{table[name].source}"
+    return bool(wanted)
+
+
+def outputs(root: Path = ROOT) -> dict[Path, str]:
+    """Every generated file (or file with generated parts) and the text that it should have."""
+    table = read_course(root)
+    texts: dict[Path, str] = {}
+    for folder in sorted(root.glob(f"ch[0-9][0-9]/{MAIN}")):
+        chapter = folder.parent.name
+        own = list({id(d): d for d in table.values() if d.chapter == chapter}.values())
+        if own:
+            texts[folder / f"{chapter}.py"] = module_text(f"The definitions that {chapter}.ipynb teaches.", own, keep_previous=True)
+        names = known(imported_from_previous(root / chapter), table, f"{chapter}: previous_chapters")
+        if names:
+            texts[folder / "previous_chapters.py"] = module_text(
+                f"What {chapter} uses of the chapters before it.", with_needs(names, table), keep_previous=False)
+    for path in sorted(root.glob("*/*/*.py")):
+        if path not in texts and "# <generated:" in (text := path.read_text(encoding="utf-8")):
+            texts[path] = fill_script(text, table, path.name)
+    for path in all_notebooks(root):
+        notebook = read_notebook(path)
+        fill_notebook(notebook, table, path.name)
+        refresh_header(notebook, path, root)
+        texts[path] = notebook_text(notebook)
+    return texts
+
+
+def all_notebooks(root: Path = ROOT) -> list[Path]:
+    """Every notebook of the course, in reading order."""
+    return sorted(p for p in root.glob("*/*/*.ipynb") if p.relative_to(root).parts[0].startswith(("ch", "appendix"))
+                  and not p.name.endswith(".as-shipped.ipynb"))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write all of `text`, or leave the file as it was."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(temporary, path)
+
+
+def differences(root: Path = ROOT) -> list[str]:
+    """One readable diff for every generated file that isn't what its notebook says."""
+    found = []
+    for path, text in outputs(root).items():
+        old = path.read_text(encoding="utf-8") if path.exists() else ""
+        if old != text:
+            name = path.relative_to(root).as_posix()
+            lines = list(difflib.unified_diff(old.splitlines(), text.splitlines(), f"{name} (as it is)", f"{name} (as exported)",
+                                              lineterm="", n=2))
+            found.append("\n".join(lines[:60] + (["..."] if len(lines) > 60 else []) or [f"{name}: line endings differ"]))
+    return found
+
+
+def main(check: bool = False) -> int:
+    """Write (or with `check` compare) every generated file; returns an exit status."""
+    try:
+        if check:
+            found = differences()
+            print("\n\n".join(found) + "\n\nThese differ from their notebooks; run `python course.py export`." if found
+                  else "export: every generated file agrees with its notebook")
+            return 1 if found else 0
+        for path, text in outputs().items():
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                write_atomically(path, text)
+                print(f"wrote {path.relative_to(ROOT).as_posix()}")
+        return 0
+    except ExportError as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 1
