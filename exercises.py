@@ -28,13 +28,15 @@ def _documented_stub(*args):
 
 
 def is_stub(attempt: object) -> bool:
-    """Whether the reader hasn't begun: the attempt is `...`, None, a function with the body `...`, or a class with nothing in it."""
+    """Whether the reader hasn't begun: `...`, None, a function whose body is `...`, or a class with nothing in it."""
     if attempt is None or attempt is ...:
         return True
     if isinstance(attempt, types.FunctionType):
         return attempt.__code__.co_code in (_stub.__code__.co_code, _documented_stub.__code__.co_code)
     if isinstance(attempt, type):
-        own = {name: value for name, value in vars(attempt).items() if not name.startswith("__") or name in ("__init__", "__call__")}
+        own = {
+            name: value for name, value in vars(attempt).items() if not name.startswith("__") or name in ("__init__", "__call__")
+        }
         return all(is_stub(value) for value in own.values())
     return False
 
@@ -49,7 +51,7 @@ def verdict(number: str, attempt: object, checks: dict[str, Callable]) -> str:
         closing = checks[number](attempt)
     except Wrong as hint:
         return f"Exercise {number}: not yet. {hint}"
-    except Exception as error:                                    # the reader's own code may raise anything
+    except Exception as error:  # the reader's own code may raise anything
         return f"Exercise {number}: not yet. Your code raised {type(error).__name__}: {error}"
     return f"Exercise {number}: right. {closing or ''}".rstrip()
 

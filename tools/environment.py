@@ -44,7 +44,7 @@ def unmet(dev: bool = False) -> list[str]:
         except metadata.PackageNotFoundError:
             found.append(f"{line} (not installed)")
             continue
-        short = numbers(have)[:len(numbers(wanted))] if operator == "==" else numbers(have)
+        short = numbers(have)[: len(numbers(wanted))] if operator == "==" else numbers(have)
         if operator and (short != numbers(wanted) if operator == "==" else short < numbers(wanted)):
             found.append(f"{requirement.strip()} (found {have})")
     return found
@@ -53,6 +53,7 @@ def unmet(dev: bool = False) -> list[str]:
 def marker_holds(marker: str) -> bool:
     """Whether an environment marker such as `sys_platform == "darwin" and platform_machine == "x86_64"` holds here."""
     import platform
+
     values = {"sys_platform": sys.platform, "platform_machine": platform.machine()}
     terms = re.findall(r"(\w+)\s*(==|!=)\s*[\"']([^\"']+)[\"']", marker)
     return all((values[name] == value) == (operator == "==") for name, operator, value in terms)
@@ -65,7 +66,11 @@ def stamp(dev: bool) -> str:
 
 def python_with(dev: bool) -> str:
     """An interpreter that has every package: this one, or `.venv`'s, which is made or completed first."""
-    if Path(sys.prefix).resolve() == VENV.resolve() or (sys.prefix != sys.base_prefix or "CONDA_PREFIX" in os.environ) and not unmet(dev):
+    if (
+        Path(sys.prefix).resolve() == VENV.resolve()
+        or (sys.prefix != sys.base_prefix or "CONDA_PREFIX" in os.environ)
+        and not unmet(dev)
+    ):
         if Path(sys.prefix).resolve() == VENV.resolve():
             install(dev)
         return sys.executable
@@ -82,7 +87,9 @@ def make_venv() -> None:
         venv.create(VENV, with_pip=True, clear=True)
     except (OSError, subprocess.CalledProcessError) as error:
         shutil.rmtree(VENV, ignore_errors=True)
-        sys.exit(f"could not make {VENV.name} ({error}); run `python3 course.py doctor` (on Debian and Ubuntu: apt install python3-venv)")
+        sys.exit(
+            f"could not make {VENV.name} ({error}); run `python3 course.py doctor` (on Debian and Ubuntu: apt install python3-venv)"
+        )
 
 
 def install(dev: bool) -> None:
@@ -94,10 +101,25 @@ def install(dev: bool) -> None:
     print(f"Installing {name} into .venv (about 1.5 GB; a minute or two) ...", flush=True)
     pip = [str(venv_python()), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-r", str(ROOT / name)]
     if subprocess.run(pip).returncode:
-        sys.exit(f"pip could not install {name}; the lines above say why. Run `python3 course.py doctor`, or see "
-                 "appendix-A/01_optional-python-setup-preferences for proxies and offline machines.")
-    subprocess.run([str(venv_python()), "-m", "ipykernel", "install", "--sys-prefix", "--name", "python3",
-                    "--display-name", "Python 3 (ipykernel)"], check=True, stdout=subprocess.DEVNULL)
+        sys.exit(
+            f"pip could not install {name}; the lines above say why. Run `python3 course.py doctor`, or see "
+            "appendix-A/01_optional-python-setup-preferences for proxies and offline machines."
+        )
+    subprocess.run(
+        [
+            str(venv_python()),
+            "-m",
+            "ipykernel",
+            "install",
+            "--sys-prefix",
+            "--name",
+            "python3",
+            "--display-name",
+            "Python 3 (ipykernel)",
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     record.write_text(stamp(dev))
 
 

@@ -25,7 +25,7 @@ from tools.headers import refresh_header
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = "01_main-chapter-code"
-LINE = 110  # the longest line that we write
+LINE = 132  # the longest line that we write
 
 
 class ExportError(ValueError):
@@ -35,12 +35,13 @@ class ExportError(ValueError):
 @dataclass
 class Definition:
     """One exported cell: its source, the names it defines, the names it uses, and where it came from."""
+
     chapter: str
-    place: str                       # "ch02.ipynb, In [17]"
+    place: str  # "ch02.ipynb, In [17]"
     source: str
     names: list[str]
     uses: set[str]
-    imports: dict[str, str]          # the imports of its notebook: name -> statement
+    imports: dict[str, str]  # the imports of its notebook: name -> statement
     needs: list[str] = field(default_factory=list)
 
 
@@ -98,10 +99,13 @@ def defined_names(tree: ast.Module, place: str) -> list[str]:
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             names.append(node.target.id)
         else:
-            raise ExportError(f"{place}: an exported cell may hold only functions, classes and constants, but line {node.lineno} "
-                              f"is {type(node).__name__}; move it to a cell of its own")
+            raise ExportError(
+                f"{place}: an exported cell may hold only functions, classes and constants, but line {node.lineno} "
+                f"is {type(node).__name__}; move it to a cell of its own"
+            )
         if isinstance(node, ast.Assign | ast.AnnAssign) and any(
-                isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print" for n in ast.walk(node)):
+            isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print" for n in ast.walk(node)
+        ):
             raise ExportError(f"{place}: an exported cell may not print; move the print to the next cell")
     return names
 
@@ -113,9 +117,10 @@ def used_names(tree: ast.Module) -> set[str]:
     read |= {name for n in nodes for name in quoted_annotations(n)}
     bound = {n.id for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
     bound |= {n.arg for n in nodes if isinstance(n, ast.arg)}
-    bound |= {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef) or (isinstance(n, ast.ExceptHandler) and n.name)}
-    bound |= {name for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)
-              for name in import_lines(ast.Module([n], []))}
+    bound |= {
+        n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef) or (isinstance(n, ast.ExceptHandler) and n.name)
+    }
+    bound |= {name for n in nodes if isinstance(n, ast.Import | ast.ImportFrom) for name in import_lines(ast.Module([n], []))}
     return read - bound - set(dir(builtins)) - {"__file__", "__name__"}
 
 
@@ -142,13 +147,17 @@ def read_chapter(path: Path) -> list[Definition]:
         if exported:
             if cell.get("outputs"):
                 raise ExportError(f"{place}: an exported cell prints something; move the print to the next cell")
-            definitions.append(Definition(path.stem, place, cell["source"].strip("\n"), defined_names(tree, place), used_names(tree), imports))
+            definitions.append(
+                Definition(path.stem, place, cell["source"].strip("\n"), defined_names(tree, place), used_names(tree), imports)
+            )
     for definition in definitions:
         own = {name for d in definitions for name in d.names}
         unknown = sorted(definition.uses - own - set(imports))
         if unknown:
-            raise ExportError(f"{definition.place}: uses {', '.join(unknown)}, which this notebook neither imports nor exports; "
-                              "tag the cell that defines it, or import it in a cell of its own")
+            raise ExportError(
+                f"{definition.place}: uses {', '.join(unknown)}, which this notebook neither imports nor exports; "
+                "tag the cell that defines it, or import it in a cell of its own"
+            )
     return definitions
 
 
@@ -159,8 +168,10 @@ def read_course(root: Path) -> dict[str, Definition]:
         for definition in read_chapter(path):
             for name in definition.names:
                 if name in table:
-                    raise ExportError(f"{definition.place}: {name} is already exported by {table[name].place}; "
-                                      "give the new one another name, or subclass the old one")
+                    raise ExportError(
+                        f"{definition.place}: {name} is already exported by {table[name].place}; "
+                        "give the new one another name, or subclass the old one"
+                    )
                 table[name] = definition
     for definition in table.values():
         definition.needs = sorted(definition.uses & set(table))
@@ -240,8 +251,15 @@ def imported_from_previous(folder: Path) -> list[str]:
         text = path.read_text(encoding="utf-8")
         if "previous_chapters" not in text:
             continue
-        cells = [(c["source"], f"{path.name}, cell {i}") for i, c in enumerate(read_notebook(path)["cells"]) if c["cell_type"] == "code"] \
-            if path.suffix == ".ipynb" else [(text, path.name)]
+        cells = (
+            [
+                (c["source"], f"{path.name}, cell {i}")
+                for i, c in enumerate(read_notebook(path)["cells"])
+                if c["cell_type"] == "code"
+            ]
+            if path.suffix == ".ipynb"
+            else [(text, path.name)]
+        )
         for source, place in cells:
             if "previous_chapters" in source:
                 for node in ast.walk(parse(source, place)):
@@ -252,11 +270,13 @@ def imported_from_previous(folder: Path) -> list[str]:
 
 def fill_script(text: str, table: dict[str, Definition], place: str) -> str:
     """The script with each `# <generated: NAMES>` ... `# </generated>` region filled with those definitions."""
+
     def fill(match):
         definitions = with_needs(known(re.split(r"[,\s]+", match[1].strip()), table, place), table)
         imports = merged_imports(definitions, keep_previous=False)
         bodies = "\n\n\n".join(f"# {d.place}\n{d.source}" for d in definitions)
         return f"# <generated: {match[1].strip()}>\n" + (imports + "\n\n\n" if imports else "") + bodies + "\n# </generated>"
+
     return re.sub(r"^# <generated: ([^>]*)>\n(?:.*?\n)??# </generated>", fill, text, flags=re.M | re.S)
 
 
@@ -271,12 +291,15 @@ def known(names: list[str], table: dict[str, Definition], place: str) -> list[st
 
 def fill_notebook(notebook: dict, table: dict[str, Definition], place: str) -> bool:
     """Fill the cells tagged `from:NAME`; returns whether there were any."""
-    wanted = {i: tag.removeprefix("from:") for i, cell in enumerate(notebook["cells"]) for tag in tags(cell) if tag.startswith("from:")}
+    wanted = {
+        i: tag.removeprefix("from:") for i, cell in enumerate(notebook["cells"]) for tag in tags(cell) if tag.startswith("from:")
+    }
     names = known([n for n in wanted.values() if n != "imports"], table, place)
     for i, name in wanted.items():
         chosen = [table[n] for n in names]
-        notebook["cells"][i]["source"] = merged_imports(chosen, keep_previous=False) if name == "imports" \
-            else f"# {table[name].place}\n{table[name].source}"
+        notebook["cells"][i]["source"] = (
+            merged_imports(chosen, keep_previous=False) if name == "imports" else f"# {table[name].place}\n{table[name].source}"
+        )
     return bool(wanted)
 
 
@@ -292,7 +315,8 @@ def outputs(root: Path = ROOT) -> dict[Path, str]:
         names = known(imported_from_previous(root / chapter), table, f"{chapter}: previous_chapters")
         if names:
             texts[folder / "previous_chapters.py"] = module_text(
-                f"What {chapter} uses of the chapters before it.", with_needs(names, table), keep_previous=False)
+                f"What {chapter} uses of the chapters before it.", with_needs(names, table), keep_previous=False
+            )
     for path in sorted(root.glob("*/*/*.py")):
         if path not in texts and "# <generated:" in (text := path.read_text(encoding="utf-8")):
             texts[path] = fill_script(text, table, path.name)
@@ -306,8 +330,11 @@ def outputs(root: Path = ROOT) -> dict[Path, str]:
 
 def all_notebooks(root: Path = ROOT) -> list[Path]:
     """Every notebook of the course, in reading order."""
-    return sorted(p for p in root.glob("*/*/*.ipynb") if p.relative_to(root).parts[0].startswith(("ch", "appendix"))
-                  and not p.name.endswith(".as-shipped.ipynb"))
+    return sorted(
+        p
+        for p in root.glob("*/*/*.ipynb")
+        if p.relative_to(root).parts[0].startswith(("ch", "appendix")) and not p.name.endswith(".as-shipped.ipynb")
+    )
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -324,8 +351,11 @@ def differences(root: Path = ROOT) -> list[str]:
         old = path.read_text(encoding="utf-8") if path.exists() else ""
         if old != text:
             name = path.relative_to(root).as_posix()
-            lines = list(difflib.unified_diff(old.splitlines(), text.splitlines(), f"{name} (as it is)", f"{name} (as exported)",
-                                              lineterm="", n=2))
+            lines = list(
+                difflib.unified_diff(
+                    old.splitlines(), text.splitlines(), f"{name} (as it is)", f"{name} (as exported)", lineterm="", n=2
+                )
+            )
             found.append("\n".join(lines[:60] + (["..."] if len(lines) > 60 else []) or [f"{name}: line endings differ"]))
     return found
 
@@ -335,8 +365,11 @@ def main(check: bool = False) -> int:
     try:
         if check:
             found = differences()
-            print("\n\n".join(found) + "\n\nThese differ from their notebooks; run `python course.py export`." if found
-                  else "export: every generated file agrees with its notebook")
+            print(
+                "\n\n".join(found) + "\n\nThese differ from their notebooks; run `python course.py export`."
+                if found
+                else "export: every generated file agrees with its notebook"
+            )
             return 1 if found else 0
         for path, text in outputs().items():
             if not path.exists() or path.read_text(encoding="utf-8") != text:

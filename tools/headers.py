@@ -22,7 +22,7 @@ MAP = {  # chapter folder: main notebooks, condensed summaries; all in the folde
 }
 START, END = "<!-- header -->", "<!-- /header -->"
 
-SETUP = '''\
+SETUP = """\
 # Setup, the same in every notebook: find the course (on Colab: fetch it) and let it prepare this session.
 import os, subprocess, sys
 from pathlib import Path
@@ -36,7 +36,7 @@ root = next((p for p in Path.cwd().parents if (p / "course.py").exists()), None)
 sys.path.insert(0, str(root))
 import course
 
-course.setup(folder)'''
+course.setup(folder)"""
 
 
 def main_folder(chapter: str) -> str:
@@ -79,7 +79,11 @@ def header_lines(notebook: dict, path: Path, root: Path) -> list[str]:
     image = Path(os.path.relpath(root / "images" / "colab-badge.svg", folder)).as_posix()
     badge = f"[![Badge that says: open in Colab]({image})]({colab_address(path, root)})"
     measured = notebook["metadata"].get("course")
-    cost = f"Measured on two CPU cores: {measured['seconds']} s, {measured['gigabytes']} GB of memory." if measured else "Not measured yet."
+    cost = (
+        f"Measured on two CPU cores: {measured['seconds']} s, {measured['gigabytes']} GB of memory."
+        if measured
+        else "Not measured yet."
+    )
     return [badge, "", " · ".join(links), "", cost]
 
 

@@ -19,7 +19,7 @@ from nbclient.exceptions import CellExecutionError
 from tools import export, headers
 
 ROOT = export.ROOT
-APPROXIMATE = re.compile(r"≈\s*[-+]?\d[\d.,]*(?:e[-+]?\d+)?")       # the same rule as in nbval.cfg
+APPROXIMATE = re.compile(r"≈\s*[-+]?\d[\d.,]*(?:e[-+]?\d+)?")  # the same rule as in nbval.cfg
 PEAK = """import resource as _r, sys as _s
 print(_r.getrusage(_r.RUSAGE_SELF).ru_maxrss / (2**30 if _s.platform == "darwin" else 2**20))"""
 
@@ -65,7 +65,9 @@ def masked(output: dict) -> dict:
         text["text"] = APPROXIMATE.sub("≈ #", "".join(text["text"]))
     for kind, value in text.get("data", {}).items():
         joined = "".join(value) if isinstance(value, list | str) else value
-        text["data"][kind] = "picture" if kind.startswith("image/") else APPROXIMATE.sub("≈ #", joined) if isinstance(joined, str) else joined
+        text["data"][kind] = (
+            "picture" if kind.startswith("image/") else APPROXIMATE.sub("≈ #", joined) if isinstance(joined, str) else joined
+        )
     return text
 
 
@@ -116,12 +118,17 @@ def tidy(new: dict, old: dict, cost: dict, fresh: bool) -> dict:
                 output["text"] = "".join(output["text"]).splitlines(keepends=True)
             else:
                 for kind, value in output.get("data", {}).items():
-                    output["data"][kind] = value.splitlines(keepends=True) if isinstance(value, str) and not kind.startswith("image/") else value
+                    output["data"][kind] = (
+                        value.splitlines(keepends=True) if isinstance(value, str) and not kind.startswith("image/") else value
+                    )
             if "execution_count" in output:
                 output["execution_count"] = count
     kept = recorded if unchanged and recorded else {**cost, "code": digest}
-    new["metadata"] = {"course": kept, "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-                       "language_info": {"name": "python"}}
+    new["metadata"] = {
+        "course": kept,
+        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
     new["nbformat"], new["nbformat_minor"] = 4, 5
     return new
 
@@ -183,6 +190,7 @@ def achievements(notebook: dict) -> list[str]:
 def run(names: list[str]) -> int:
     """Run chapters' main notebooks with a progress bar; keep the executed copies under runs/ and print what each achieved."""
     from tqdm import tqdm
+
     mains = headers.main_notebooks(ROOT)
     named = [Path(name).name for name in names]
     paths = [p for p in chosen(names) if p in mains or p.name in named]
@@ -201,4 +209,3 @@ def run(names: list[str]) -> int:
         for line in achievements(notebook):
             tqdm.write(f"    {line}")
     return 1 if failed else 0
-

@@ -1,6 +1,6 @@
 """GPT-2's vocabulary without a network: rebuild encoder.json from the merge table, byte for byte. Standard library only.
 
-tiktoken looks in `TIKTOKEN_CACHE_DIR` for files named by the sha1 of the address that it would download. `data/gpt2/vocab.bpe` (MIT,
+tiktoken looks in `TIKTOKEN_CACHE_DIR` for files named by the sha1 of the address it would download. `data/gpt2/vocab.bpe` (MIT,
 OpenAI's GPT-2 release) is one of the two; the other is a function of it: 256 bytes, 50,000 merges, one special token.
 """
 
@@ -14,12 +14,15 @@ ROOT = Path(__file__).resolve().parent.parent
 MERGES = ROOT / "data" / "gpt2" / "vocab.bpe"
 FILES = {  # the sha1 names that tiktoken uses, and the sha256 of each file's bytes
     "vocab.bpe": ("6d1cbeee0f20b3d9449abfede4726ed8212e3aee", "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"),
-    "encoder.json": ("6c7ea1a7e38e3a7f062df639a5b80947f075ffe6", "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"),
+    "encoder.json": (
+        "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6",
+        "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    ),
 }
 
 
 def byte_characters() -> list[str]:
-    """GPT-2's 256 byte characters in the order of their ids: printable bytes stand for themselves, the other 68 for U+0100 onwards."""
+    """GPT-2's 256 byte characters in the order of their ids: printable ones stand for themselves, the other 68 for U+0100 onwards."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     return [chr(b) for b in printable] + [chr(256 + i) for i in range(256 - len(printable))]
 
@@ -35,8 +38,10 @@ def verified(name: str, content: bytes) -> bytes:
     """`content`, if it has the sha256 that the file should have; raises ValueError otherwise."""
     found = hashlib.sha256(content).hexdigest()
     if found != FILES[name][1]:
-        raise ValueError(f"{name} has sha256 {found[:16]}..., not {FILES[name][1][:16]}...; restore data/gpt2/vocab.bpe with git or "
-                         "download the course again")
+        raise ValueError(
+            f"{name} has sha256 {found[:16]}..., not {FILES[name][1][:16]}...; restore data/gpt2/vocab.bpe with git or "
+            "download the course again"
+        )
     return content
 
 
@@ -60,6 +65,6 @@ def use_bundled_gpt2() -> None:
         return
     try:
         folder = build_cache(ROOT / ".cache" / "tiktoken")
-    except OSError:                                                            # a read-only copy of the course
+    except OSError:  # a read-only copy of the course
         folder = build_cache(Path(tempfile.gettempdir()) / "from-bytes-to-chat" / "tiktoken")
     os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)

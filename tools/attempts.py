@@ -1,0 +1,89 @@
+"""Leave a reader's attempts at exercises out of the tests, and put chapters back. Needs git for what the course looked like.
+
+A notebook that differs from the committed one only in cells tagged `exercise` (and in outputs) is a reader's copy: `test` runs the
+committed text beside it instead, as `<name>.as-shipped.ipynb`, and removes that again.
+"""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tools.export import ROOT, read_notebook, tags
+
+
+def git(*arguments: str, root: Path = ROOT) -> str | None:
+    """What a git command prints, or None where it fails, git is missing or this is no clone."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def shipped_text(path: Path, root: Path = ROOT) -> str | None:
+    """The committed text of a file, or None if there is none."""
+    return git("show", f"HEAD:{path.relative_to(root).as_posix()}", root=root)
+
+
+def is_attempt(path: Path, root: Path = ROOT) -> bool:
+    """Whether a notebook differs from the committed one, but in no source outside its exercise cells."""
+    shipped = shipped_text(path, root)
+    if shipped is None or shipped == path.read_text(encoding="utf-8"):
+        return False
+
+    def rest(cells):
+        return [(c["cell_type"], "".join(c["source"])) for c in cells if "exercise" not in tags(c)]
+
+    mine, theirs = read_notebook(path)["cells"], json.loads(shipped)["cells"]
+    return rest(mine) == rest(theirs) and sources(mine) != sources(theirs)
+
+
+def sources(cells: list[dict]) -> list[str]:
+    """All cells' sources."""
+    return ["".join(c["source"]) for c in cells]
+
+
+@contextlib.contextmanager
+def as_shipped(notebooks: list[Path]) -> Iterator[list[Path]]:
+    """The notebooks to test: a reader's copy is replaced by the committed text in a file beside it while the block runs."""
+    stand_ins = {p: p.with_name(p.name.replace(".ipynb", ".as-shipped.ipynb")) for p in notebooks if is_attempt(p)}
+    try:
+        for path, stand_in in stand_ins.items():
+            print(f"{path.relative_to(ROOT).as_posix()}: your exercises are left alone; testing the chapter as it came")
+            stand_in.write_text(shipped_text(path), encoding="utf-8", newline="\n")
+        yield [stand_ins.get(p, p) for p in notebooks]
+    finally:
+        for stand_in in stand_ins.values():
+            stand_in.unlink(missing_ok=True)
+
+
+def reset(chapters: list[str], root: Path = ROOT) -> int:
+    """Put chapters back as they were committed; changed files are first copied to kept/<time>/. Returns an exit status."""
+    for chapter in chapters:
+        status = git("status", "--porcelain", "-z", "--no-renames", "--", chapter, root=root)
+        if status is None:
+            print(
+                "reset: this folder is not a git clone, so there is no record of how it came; download the course again beside it"
+            )
+            return 1
+        if not (root / chapter).is_dir() or not git("ls-files", chapter, root=root):
+            print(f"reset: there is no chapter {chapter!r} here; name a folder such as ch02")
+            return 1
+        changed = [entry[3:] for entry in status.split("\0") if entry and entry[:2] != "??"]
+        aside = root / "kept" / time.strftime("%Y-%m-%d-%H%M%S")
+        for name in changed:
+            if (root / name).exists():
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(root / name, aside / name)
+        if changed and git("checkout", "HEAD", "--", *changed, root=root) is None:
+            print(f"reset: git could not put {chapter} back; your copies are in {aside.relative_to(root).as_posix()}")
+            return 1
+        print(
+            f"{chapter}: {len(changed)} changed files put back as they came"
+            + (f"; your copies are in {aside.relative_to(root).as_posix()}" if changed else "")
+        )
+    return 0
