@@ -1,0 +1,506 @@
+"""The course's own world of children's tales: a plan holds the facts, a telling turns them into prose.
+
+    python data/tales.py --tales 50000 --seed 7 --out tales.txt
+
+`make_plan` draws facts that obey cause and effect, `tell` writes one of many tellings of them, and `generate_tales` streams both.
+Every phrase stands in the plain text files of `data/world/`; this module holds no prose. data/world/README.md says how to read them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+
+WORLD = Path(__file__).resolve().parent / "world"
+LEVELS = ("simple", "full")
+SPLITS = ("train", "combinations", "skeletons")
+ENDINGS = ("happy", "sad", "funny")
+WORD_LIMITS = {"simple": (40, 120), "full": (80, 250)}
+COMFORTABLE = {"simple": 100, "full": 220}  # above this many words, beats that may be left out are
+OPTIONAL = {"simple": 0.3, "full": 0.5}     # how often a beat that may be left out is told
+SEPARATOR = "<|endoftext|>"
+
+
+# ---------------------------------------------------------------- plans
+
+@dataclass(frozen=True)
+class Companion:
+    name: str
+    kind: str      # "friend", "brother", "cat", ...
+    pronoun: str   # "she" or "he"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The facts of one tale. Phrases such as `problem` speak of the object as "it" and of the hero as "the hero"."""
+
+    skeleton: str
+    level: str
+    hero: str
+    kind: str
+    pronoun: str
+    trait: str
+    companion: Companion | None
+    place: str
+    object: str
+    look: str
+    weather: str
+    problem: str
+    attempts: tuple[str, ...]
+    helper: str
+    idea: str
+    resolution: str
+    ending: str
+    moral: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.hero} and the {self.look.title()} {self.object.title()}"
+
+    def to_dict(self) -> dict:
+        return {**asdict(self), "attempts": list(self.attempts)}
+
+    @classmethod
+    def from_dict(cls, facts: dict) -> Plan:
+        """Rebuild a plan from `to_dict`'s result; ValueError names missing and unknown keys."""
+        names = set(cls.__dataclass_fields__)
+        if set(facts) != names:
+            raise ValueError(f"a plan's facts don't fit: missing {sorted(names - set(facts))}, unknown "
+                             f"{sorted(set(facts) - names)}; pass what Plan.to_dict returned")
+        companion = facts["companion"]
+        return cls(**{**facts, "attempts": tuple(facts["attempts"]), "companion": companion and Companion(**companion)})
+
+
+def held_out(plan: Plan) -> bool:
+    """Whether the plan belongs to the held-out combinations (hero x object, place x problem), which train never has."""
+    pairs = (f"{plan.hero}+{plan.object}", f"{plan.place}+{plan.problem}")
+    return any(zlib.crc32(pair.encode()) % 16 == 0 for pair in pairs)
+
+
+# ---------------------------------------------------------------- phrases: text with {slots}, [this|that] and @conditions
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    text: str
+    wants: frozenset[str]
+    refuses: frozenset[str]
+    parts: tuple
+
+    def fits(self, facts: frozenset[str]) -> bool:
+        return self.wants <= facts and self.refuses.isdisjoint(facts)
+
+
+TOKEN = re.compile(r"\{([^{}]+)\}|([\[\]|])|([^{}\[\]|]+)")
+FLAGS = {"pal": "pal", "phe": "pal", "phim": "pal", "phis": "pal", "we": "pal", "us": "pal", "our": "pal"}
+
+
+def parse_line(text: str) -> Line:
+    """Compile one phrase. "@sad @!pal text" is used in sad tales without a companion; {pal} itself asks for a companion."""
+    wants, refuses = set(), set()
+    while text.startswith("@"):
+        condition, _, text = text[1:].partition(" ")
+        (refuses if condition[0] == "!" else wants).add(condition.lstrip("!"))
+    stack: list[list] = [[[]]]                    # a stack of alternatives, each a list of parts
+    for slot, mark, plain in TOKEN.findall(text):
+        if plain:
+            stack[-1][-1].append(plain)
+        elif slot:
+            wants |= {FLAGS[slot.lower()]} if slot.lower() in FLAGS else set()
+            word, _, argument = slot.partition(" ")
+            stack[-1][-1].append((word.lower(), argument, slot[0].isupper()))
+        elif mark == "[":
+            stack.append([[]])
+        elif mark == "|" and len(stack) > 1:
+            stack[-1].append([])
+        elif mark == "]" and len(stack) > 1:
+            alternatives = stack.pop()
+            stack[-1][-1].append([tuple(parts) for parts in alternatives])
+        else:
+            raise ValueError(f"phrase has a stray {mark!r}: {text!r}")
+    if len(stack) > 1:
+        raise ValueError(f"phrase has an unclosed '[': {text!r}")
+    return Line(text, frozenset(wants), frozenset(refuses), tuple(stack[0][0]))
+
+
+@dataclass
+class Section:
+    phrase: str            # what the plan says: "the wind blows it into a tree"
+    meta: dict[str, str]
+    lines: list[Line]
+
+
+@dataclass
+class Block:
+    """One `=== name` entry of a world file: its `key: value` lines and its `# section` lists of phrases."""
+
+    name: str
+    meta: dict[str, str]
+    sections: dict[str, list[Section]]
+
+    @property
+    def tags(self) -> frozenset[str]:
+        return frozenset(self.meta.get("tags", "").split()) | {self.name}
+
+    def lines(self, section: str, phrase: str = "") -> list[Line]:
+        return [line for s in self.sections.get(section, ()) if s.phrase == phrase for line in s.lines]
+
+
+def read_blocks(path: Path) -> dict[str, Block]:
+    blocks: dict[str, Block] = {}
+    block = section = None
+    for line in path.read_text(encoding="utf-8").splitlines():
+        line = line.strip()
+        if line.startswith("=== "):
+            block, section = Block(line[4:], {}, {}), None
+            blocks[block.name] = block
+        elif line.startswith("# "):
+            head, *pairs = line[2:].split(" | ")
+            kind, _, phrase = head.partition(": ")
+            section = Section(phrase, dict(pair.split(": ", 1) for pair in pairs), [])
+            block.sections.setdefault(kind, []).append(section)
+        elif line and section is None:
+            key, _, value = line.partition(": ")
+            block.meta[key] = value
+        elif line:
+            section.lines.append(parse_line(line))
+    return blocks
+
+
+@dataclass
+class World:
+    names: dict[str, list[str]]
+    objects: dict[str, Block]
+    places: dict[str, Block]
+    helpers: dict[str, Block]
+    traits: dict[str, Block]
+    plots: dict[str, Block]
+    common: Block
+
+
+def read_names(level: str) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for line in (WORLD / "names.txt").read_text(encoding="utf-8").splitlines():
+        kind, colon, rest = line.partition(": ")
+        if colon and not line.startswith("#"):
+            starred = [name for name in rest.split() if level == "full" or name.startswith("*")]
+            names.setdefault(kind, []).extend(name.lstrip("*") for name in starred)
+    return names
+
+
+@lru_cache(maxsize=None)
+def load_world(level: str) -> World:
+    """Read the lexicon and the phrase banks of one level."""
+    if level not in LEVELS:
+        raise ValueError(f"unknown level {level!r}; use one of {', '.join(LEVELS)}")
+    folder = WORLD / level
+
+    def read(pattern: str) -> dict[str, Block]:
+        return {name: block for path in sorted(folder.glob(pattern)) for name, block in read_blocks(path).items()}
+
+    return World(read_names(level), read("objects*.txt"), read("places*.txt"), read("helpers*.txt"), read("traits*.txt"),
+                 read("plots*.txt"), read("common.txt")["common"])
+
+
+def lexicon(level: str = "full") -> dict[str, list[str]]:
+    """The world's words, without its phrases: names, kinds, traits, objects, places and helpers, for a checker to share."""
+    world = load_world(level)
+    return {"names": [name for group in world.names.values() for name in group],
+            "girls": world.names["girl"], "boys": world.names["boy"], "animals": world.names["animal"],
+            "kinds": ["girl", "boy", *world.common.meta["kinds"].split()],
+            "traits": sorted({trait for plot in world.plots.values() for s in plot.sections["idea"]
+                              for trait in s.meta["traits"].split()}),
+            "objects": list(world.objects), "places": list(world.places), "helpers": list(world.helpers)}
+
+
+# ---------------------------------------------------------------- drawing a plan
+
+def choose(rng: Random, options):
+    """One of a sequence. Only `random()` is used: its stream is the same on every Python and system."""
+    return options[int(rng.random() * len(options))]
+
+
+def fits(expression: str | None, tags: frozenset[str]) -> bool:
+    """Whether tags satisfy "floats small+metal -heavy": any of the alternatives, each a conjunction, and no "-" tag."""
+    if not expression:
+        return True
+    words = expression.split()
+    if any(word[0] == "-" and word[1:] in tags for word in words):
+        return False
+    positive = [word for word in words if word[0] != "-"]
+    return not positive or any(tags.issuperset(word.split("+")) for word in positive)
+
+
+@lru_cache(maxsize=None)
+def matching(level: str, table: str, expression: str | None) -> list[str]:
+    found = [name for name, block in getattr(load_world(level), table).items() if fits(expression, block.tags)]
+    if not found:
+        raise ValueError(f"no entry of {table} at level {level!r} fits {expression!r}; see data/world/{level}")
+    return found
+
+
+def draw_section(rng: Random, plot: Block, kind: str, facts: frozenset[str]) -> Section:
+    options = [section for section in plot.sections[kind] if fits(section.meta.get("needs"), facts)]
+    if not options:
+        raise ValueError(f"plot {plot.name!r} has no {kind} for the facts {sorted(facts)}")
+    return choose(rng, options)
+
+
+def make_plan(seed: int | str, level: str = "full", split: str = "train") -> Plan:
+    """The plan of this seed. `split` is "train", "combinations" (hero x object or place x problem that train never has)
+    or "skeletons" (plots that train never has). ValueError for an unknown level or split."""
+    load_world(level)
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
+    rng = Random(f"plan {level} {split} {seed}")
+    while True:
+        plan = draw_plan(rng, level, split == "skeletons")
+        if held_out(plan) == (split == "combinations"):
+            return plan
+
+
+@lru_cache(maxsize=None)
+def plot_names(level: str, unseen: bool) -> list[str]:
+    return [name for name, plot in load_world(level).plots.items() if (plot.meta.get("split") == "skeletons") == unseen]
+
+
+def draw_plan(rng: Random, level: str, unseen: bool) -> Plan:
+    world = load_world(level)
+    plot = world.plots[choose(rng, plot_names(level, unseen))]
+    object_name = choose(rng, matching(level, "objects", plot.meta.get("objects")))
+    place = choose(rng, matching(level, "places", plot.meta.get("places")))
+    weather = choose(rng, plot.meta.get("weather", world.common.meta["weather"]).split())
+    ending = choose(rng, plot.meta["endings"].split())
+    facts = world.objects[object_name].tags | world.places[place].tags | {weather, ending}
+    problem = draw_section(rng, plot, "problem", facts)
+    facts |= set(problem.meta.get("tag", "").split())
+    idea = draw_section(rng, plot, "idea", facts)
+    facts |= set(idea.meta.get("tag", "").split())
+    attempts = [section.phrase for section in plot.sections["attempt"] if fits(section.meta.get("needs"), facts)]
+    if level == "full":
+        while len(attempts) > 2:
+            attempts.pop(int(rng.random() * len(attempts)))
+    else:
+        attempts = [choose(rng, attempts)] if rng.random() < 0.6 else []
+    trait = choose(rng, idea.meta["traits"].split())
+    helper = choose(rng, matching(level, "helpers", idea.meta["helper"]))
+    resolution = draw_section(rng, plot, ending, facts)
+    hero, kind, pronoun = draw_hero(rng, world)
+    companion = draw_companion(rng, world, hero) if rng.random() < 0.45 else None
+    facts |= {trait} | ({"pal"} if companion else set())
+    moral = choose(rng, [line for line in plot.lines("moral") or world.common.lines("moral") if line.fits(facts)])
+    return Plan(plot.name, level, hero, kind, pronoun, trait, companion, place, object_name,
+                choose(rng, world.objects[object_name].meta["look"].split("; ")), weather, problem.phrase, tuple(attempts),
+                helper, idea.phrase, resolution.phrase, ending, moral.text.replace("{trait}", trait))
+
+
+def draw_hero(rng: Random, world: World) -> tuple[str, str, str]:
+    group = choose(rng, ("girl", "girl", "boy", "boy", "animal"))
+    name = choose(rng, world.names[group])
+    if group == "animal":
+        return name, choose(rng, world.common.meta["kinds"].split()), choose(rng, ("she", "he"))
+    return name, group, "she" if group == "girl" else "he"
+
+
+def draw_companion(rng: Random, world: World, hero: str) -> Companion:
+    name, _, pronoun = draw_hero(rng, world)
+    return Companion(name, "friend", pronoun) if name != hero else draw_companion(rng, world, hero)
+
+
+# ---------------------------------------------------------------- telling a plan
+
+CASES = {"she": ("she", "her", "her", "herself"), "he": ("he", "him", "his", "himself"), "it": ("it", "it", "its", "itself"),
+         "i": ("I", "me", "my", "myself")}
+ARTICLE = re.compile(r"\b([Aa]) (?=[aeiouAEIO](?!ne\b|nce\b)(?!niq|nif|ni[ct]|nive|se|sua)|hour|honest)")
+SENTENCE_START = re.compile(r"((?:^|[.!?] |\n|\.\" )\"?)([a-z])")
+
+
+def tidy(text: str) -> str:
+    """Repair what joining phrases leaves behind: double spaces, "a apple", a small letter at a sentence's start."""
+    text = re.sub(r" +([.,!?]|$)| (?= )", r"\1", text).strip()
+    text = ARTICLE.sub(r"\1n ", text)
+    return SENTENCE_START.sub(lambda match: match[1] + match[2].upper(), text)
+
+
+class Teller:
+    """Renders the beats of one plan, never using a phrase twice."""
+
+    def __init__(self, plan: Plan, rng: Random):
+        world = load_world(plan.level)
+        self.plan, self.rng, self.common, self.plot = plan, rng, world.common, world.plots[plan.skeleton]
+        self.used: set[Line] = set()
+        place, helper = world.places[plan.place], world.helpers[plan.helper]
+        facts = {plan.ending, plan.trait, plan.weather, plan.kind, "child" if plan.kind in ("girl", "boy") else "animal"}
+        for kind, phrase in (("problem", plan.problem), ("idea", plan.idea)):
+            facts |= {tag for s in self.plot.sections[kind] if s.phrase == phrase for tag in s.meta.get("tag", "").split()}
+        facts |= place.tags | world.objects[plan.object].tags
+        self.slots = {"n": plan.hero, "name": plan.hero, "kind": plan.kind if "child" in facts else f"little {plan.kind}",
+                      "trait": plan.trait, "hand": "hand" if "child" in facts else "paw", "obj": plan.object, "look": plan.look,
+                      "place": plan.place, "at": place.meta["in"], "weather": plan.weather, "h": plan.helper,
+                      "helper": f"the {plan.helper}", "moral": plan.moral}
+        self.cases("", plan.pronoun)
+        self.cases("h", helper.meta["he"])
+        if plan.companion:
+            facts.add("pal")
+            self.slots["pal"] = plan.companion.name
+            self.cases("p", plan.companion.pronoun)
+        spots = place.meta["spot"].split("; ")
+        self.spots = sorted(spots, key=lambda spot: rng.random())
+        self.facts = frozenset(facts)
+
+    def cases(self, prefix: str, pronoun: str) -> None:
+        self.slots |= dict(zip((prefix + "he", prefix + "him", prefix + "his", prefix + "himself"), CASES[pronoun]))
+
+    def slot(self, word: str, argument: str) -> str:
+        if word == "a":
+            return f"a {self.plan.helper}" if argument == "helper" else f"a {self.slots[argument]}"
+        if word == "spot":
+            self.spots.append(self.spots.pop(0))
+            return self.spots[-1]
+        return self.slots[word]
+
+    def render(self, parts) -> str:
+        out = []
+        for part in parts:
+            if isinstance(part, str):
+                out.append(part)
+            elif isinstance(part, list):
+                out.append(self.render(choose(self.rng, part)))
+            else:
+                value = self.slot(part[0], part[1])
+                out.append(value[0].upper() + value[1:] if part[2] else value)
+        return "".join(out)
+
+    def pick(self, lines: list[Line]) -> str:
+        """A phrase that suits the facts and hasn't been used in this tale; "" when none is left."""
+        options = [line for line in lines if line.fits(self.facts) and line not in self.used]
+        if not options:
+            return ""
+        line = choose(self.rng, options)
+        self.used.add(line)
+        return self.render(line.parts)
+
+    def beat(self, name: str) -> str:
+        plan, plot = self.plan, self.plot
+        if name == "attempt":
+            return " ".join(self.pick(plot.lines("attempt", attempt)) for attempt in plan.attempts)
+        phrase = {"problem": plan.problem, "idea": plan.idea, "outcome": plan.resolution}.get(name, "")
+        section = plan.ending if name == "outcome" else name
+        return self.pick(plot.lines(section, phrase)) or self.pick(self.common.lines(section))
+
+
+LAYOUTS = {"simple": ("intro weather? setup pal? / problem feel? attempt palhelp? / helper idea / outcome thanks? end morals?",
+                      "intro weather? setup pal? / problem attempt feel? / helper idea / outcome thanks? end morals?")}
+
+
+def tell(plan: Plan, seed: int | str) -> str:
+    """One telling of the plan: the same plan and seed always give the same text, another seed gives other words."""
+    shortest, longest = WORD_LIMITS[plan.level]
+    for attempt in range(100):
+        pieces = draw_pieces(plan, Random(f"tell {attempt} {seed}"))
+        text = assemble(pieces)
+        while len(text.split()) > COMFORTABLE[plan.level] and any(optional for _, optional in pieces):
+            del pieces[max(i for i, (_, optional) in enumerate(pieces) if optional)]
+            text = assemble(pieces)
+        if shortest <= len(text.split()) <= longest:
+            return text
+    raise ValueError(f"no telling of {plan} has {shortest} to {longest} words; its plot's phrases are too long or too short")
+
+
+def draw_pieces(plan: Plan, rng: Random) -> list[tuple[str, bool]]:
+    """The telling's beats as (text, whether it may be left out); the text "/" ends a paragraph."""
+    teller = Teller(plan, rng)
+    pieces = []
+    for beat in choose(rng, LAYOUTS[plan.level]).split():
+        if beat == "/":
+            pieces.append(("/", False))
+        elif not beat.endswith("?") and not (beat == "attempt" and not plan.attempts):
+            text = teller.beat(beat)
+            if not text:
+                raise ValueError(f"plot {plan.skeleton!r} has no phrase for {beat!r} that fits {plan}")
+            pieces.append((text, False))
+        elif beat.endswith("?") and rng.random() < OPTIONAL[plan.level]:
+            pieces.append((teller.beat(beat[:-1]), True))
+    return pieces
+
+
+def assemble(pieces: list[tuple[str, bool]]) -> str:
+    paragraphs = " ".join(text for text, _ in pieces).split("/")
+    return "\n\n".join(tidy(paragraph) for paragraph in paragraphs if paragraph.strip())
+
+
+def generate_tales(n: int, seed: int = 0, level: str = "full", split: str = "train") -> Iterator[tuple[Plan, str]]:
+    """Stream n plans with a telling each; the first of them don't depend on n. ValueError if n isn't positive."""
+    if n <= 0:
+        raise ValueError(f"number of tales is {n}; ask for at least 1")
+    for i in range(n):
+        plan = make_plan(f"{seed}/{i}", level, split)
+        yield plan, tell(plan, f"{seed}/{i}")
+
+
+# ---------------------------------------------------------------- command line
+
+def write_tales(out: Path, n: int, seed: int, level: str, split: str, jsonl: bool, quiet: bool = False) -> None:
+    """Write n tales to a file, through a temporary name, so that a stopped run leaves no half file behind."""
+    tales = generate_tales(n, seed, level, split)
+    first = next(tales)                                      # complains about the arguments before any file is touched
+    temporary = out.with_name(out.name + ".partial")
+    try:
+        stream = open(temporary, "w", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise ValueError(f"can't write to {out}: {error.strerror}; name a file in a folder that exists and is yours") from error
+    with stream:
+        for plan, text in with_progress(first, tales, n, quiet):
+            if jsonl:
+                stream.write(json.dumps({"plan": plan.to_dict(), "text": text}, ensure_ascii=False) + "\n")
+            else:
+                stream.write(f"{text}\n{SEPARATOR}\n")
+    os.replace(temporary, out)
+
+
+def with_progress(first, rest, n: int, quiet: bool):
+    bar = None
+    if sys.stderr.isatty() and not quiet:
+        try:
+            from tqdm import tqdm
+            bar = tqdm(total=n, unit=" tales", mininterval=0.5)
+        except ImportError:
+            pass
+    for item in (first,):
+        yield item
+    for item in rest:
+        if bar:
+            bar.update(1)
+        yield item
+    if bar:
+        bar.update(1)
+        bar.close()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Write tales from the course's own world.")
+    parser.add_argument("--tales", type=int, default=1000, metavar="N", help="how many (default 1000)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same tales (default 0)")
+    parser.add_argument("--level", default="full", help="simple or full (default full)")
+    parser.add_argument("--split", default="train", help="train, combinations or skeletons (default train)")
+    parser.add_argument("--out", type=Path, default=Path("tales.txt"), help="file to write (default tales.txt)")
+    parser.add_argument("--jsonl", action="store_true", help='write {"plan": ..., "text": ...} lines instead of plain text')
+    options = parser.parse_args(arguments)
+    try:
+        write_tales(options.out, options.tales, options.seed, options.level, options.split, options.jsonl)
+    except ValueError as error:
+        parser.exit(2, f"tales.py: {error}\n")
+    print(f"{options.tales} tales written to {options.out}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
