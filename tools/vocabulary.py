@@ -22,7 +22,7 @@ FILES = {  # the sha1 names that tiktoken uses, and the sha256 of each file's by
 
 
 def byte_characters() -> list[str]:
-    """GPT-2's 256 byte characters in the order of their ids: printable ones stand for themselves, the other 68 for U+0100 onwards."""
+    """GPT-2's 256 byte characters in the order of their ids: printable ones stand for themselves, the other 68 for U+0100 on."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     return [chr(b) for b in printable] + [chr(256 + i) for i in range(256 - len(printable))]
 
