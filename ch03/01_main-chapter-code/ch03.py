@@ -29,12 +29,12 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Mix x (B, T, C) over time into (B, T, C); `padding_mask` (B, T) is True at real tokens, False at padding."""
         B, T, C = x.shape
-        qkv = self.qkv(x).view(B, T, 3, self.n_heads, C // self.n_heads)                      # (B, T, 3, H, D)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)                                                  # (B, H, T, D) each
-        mask = None if padding_mask is None else self.visible(padding_mask, B, T)             # (B, 1, T, T)
+        q, k, v = (part.view(B, T, self.n_heads, C // self.n_heads).transpose(1, 2)         # (B, H, T, D) each
+                   for part in self.qkv(x).split(C, dim=-1))                                # (B, T, C) each
+        mask = None if padding_mask is None else self.visible(padding_mask, B, T)           # (B, 1, T, T)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,
                                                dropout_p=self.dropout if self.training else 0.0)
-        return self.out(mixed.transpose(1, 2).reshape(B, T, C))                               # (B, H, T, D) -> (B, T, C)
+        return self.out(mixed.transpose(1, 2).reshape(B, T, C))                             # (B, H, T, D) -> (B, T, C)
 
     @staticmethod
     def visible(padding_mask: Tensor, B: int, T: int) -> Tensor:
@@ -42,6 +42,6 @@ class MultiHeadAttention(nn.Module):
         if padding_mask.dtype != torch.bool or padding_mask.shape != (B, T):
             raise ValueError(f"padding_mask is {padding_mask.dtype} of shape {tuple(padding_mask.shape)}; "
                              f"pass booleans of shape {(B, T)}, True at real tokens")
-        past = torch.ones(T, T, dtype=torch.bool, device=padding_mask.device).tril()          # (T, T)
-        itself = torch.eye(T, dtype=torch.bool, device=padding_mask.device)                   # (T, T)
+        past = torch.ones(T, T, dtype=torch.bool, device=padding_mask.device).tril()        # (T, T)
+        itself = torch.eye(T, dtype=torch.bool, device=padding_mask.device)                 # (T, T)
         return (past & padding_mask[:, None, None, :]) | itself
