@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parent
 REPOSITORY = "https://github.com/from-bytes-to-chat/from-bytes-to-chat"  # after a change: python course.py export
 
 
-def setup(folder: str = "") -> Path:
-    """Prepare a notebook or script of the course; returns the course's root folder.
+def setup(folder: str = "") -> None:
+    """Prepare a notebook or script of the course.
 
     `folder` is where the notebook lives, relative to the root. Makes the root, that folder and its chapter's main code importable;
     points tiktoken at the GPT-2 vocabulary that the course brings, unless `TIKTOKEN_CACHE_DIR` is set already; on Colab installs
@@ -37,7 +37,6 @@ def setup(folder: str = "") -> Path:
     if "google.colab" in sys.modules:
         environment.install_missing(keep=("torch", "numpy"))
     vocabulary.use_bundled_gpt2()
-    return ROOT
 
 
 def parser() -> argparse.ArgumentParser:
