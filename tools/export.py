@@ -6,7 +6,8 @@ A definition lives in a cell tagged `export` of `chNN/01_main-chapter-code/chNN.
 - `previous_chapters.py` in a later chapter: what its notebooks and scripts import from that name, with what it needs;
 - in a summary script, the lines between `# <generated: NAME, NAME>` and `# </generated>`;
 - in a summary notebook, cells tagged `from:NAME` (and `from:imports` for the imports they need);
-- in every notebook, the header and the setup cell (see `headers.py`).
+- in every notebook, the header and the setup cell (see `headers.py`);
+- in README.md, the table of contents (see `contents.py`).
 
 `outputs()` returns the text that each of these files should have; `export` writes it, `export --check` compares it.
 """
@@ -17,10 +18,12 @@ import difflib
 import json
 import os
 import re
+import symtable
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tools import contents
 from tools.headers import refresh_header
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,18 +44,23 @@ class Definition:
     source: str
     names: list[str]
     uses: set[str]
-    imports: dict[str, str]  # the imports of its notebook: name -> statement
-    needs: list[str] = field(default_factory=list)
+    imports: dict[str, set[str]]  # the imports of its notebook: name -> statements
+    needs: list[str] = field(default_factory=list)  # the names it uses that the course exports
 
 
 def read_notebook(path: Path) -> dict:
     """The notebook as a dict whose cell sources are strings; raises ExportError for a file that isn't a notebook."""
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
+        notebook["metadata"].get("course")
         for cell in notebook["cells"]:
             cell["source"] = "".join(cell["source"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"{path}: not a notebook ({error}); restore it with git or `python course.py reset`") from None
+            cell["metadata"].get("tags")
+            if cell["cell_type"] == "code":
+                [output["output_type"] for output in cell["outputs"]], cell["execution_count"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ExportError(f"{path}: not a notebook ({what}); restore it with git or `python course.py reset`") from None
     return notebook
 
 
@@ -70,26 +78,30 @@ def tags(cell: dict) -> list[str]:
 def parse(source: str, place: str) -> ast.Module:
     """The syntax tree of a cell (lines that begin with % or ! are Jupyter's, not Python's, and are left out)."""
     try:
-        return ast.parse(re.sub(r"^[ \t]*[%!].*$", "pass", source, flags=re.M))
-    except SyntaxError as error:
-        raise ExportError(f"{place}: line {error.lineno} is not Python: {error.msg}") from None
+        return ast.parse(source)
+    except SyntaxError:
+        try:
+            return ast.parse(re.sub(r"^([ \t]*)[%!].*$", r"\1pass", source, flags=re.M))
+        except SyntaxError as error:
+            raise ExportError(f"{place}: line {error.lineno} is not Python: {error.msg}") from None
 
 
-def import_lines(tree: ast.Module) -> dict[str, str]:
-    """Every top-level import of a cell as {bound name: one import statement that binds only it}."""
-    found = {}
+def import_lines(tree: ast.Module) -> dict[str, set[str]]:
+    """Every top-level import of a cell as {bound name: import statements that bind only it}."""
+    found: dict[str, set[str]] = {}
     for node in tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             for alias in node.names:
                 name = alias.asname or alias.name.split(".")[0]
                 text = alias.name + (f" as {alias.asname}" if alias.asname else "")
                 origin = "." * getattr(node, "level", 0) + (getattr(node, "module", "") or "")
-                found[name] = f"from {origin} import {text}" if isinstance(node, ast.ImportFrom) else f"import {text}"
+                statement = f"from {origin} import {text}" if isinstance(node, ast.ImportFrom) else f"import {text}"
+                found.setdefault(name, set()).add(statement)
     return found
 
 
 def defined_names(tree: ast.Module, place: str) -> list[str]:
-    """The names that an export cell defines; anything in it but definitions, constants and a docstring is an error."""
+    """The names that an export cell defines; anything in it but definitions and constants is an error."""
     names = []
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
@@ -110,25 +122,28 @@ def defined_names(tree: ast.Module, place: str) -> list[str]:
     return names
 
 
-def used_names(tree: ast.Module) -> set[str]:
-    """Names that the cell reads but doesn't bind itself anywhere."""
-    nodes = list(ast.walk(tree))
-    read = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    read |= {name for n in nodes for name in quoted_annotations(n)}
-    bound = {n.id for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
-    bound |= {n.arg for n in nodes if isinstance(n, ast.arg)}
-    bound |= {
-        n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef) or (isinstance(n, ast.ExceptHandler) and n.name)
-    }
-    bound |= {name for n in nodes if isinstance(n, ast.Import | ast.ImportFrom) for name in import_lines(ast.Module([n], []))}
-    return read - bound - set(dir(builtins)) - {"__file__", "__name__"}
+def used_names(source: str, place: str) -> set[str]:
+    """The names that the cell takes from outside, by Python's own rules of scope."""
+    try:
+        scopes = [symtable.symtable(source, place, "exec")]
+    except SyntaxError:
+        raise ExportError(f"{place}: an exported cell has to be plain Python, without Jupyter's % and ! lines") from None
+    for scope in scopes:  # the list grows while it is read
+        scopes += scope.get_children()
+    read = {s.get_name() for scope in scopes for s in scope.get_symbols() if s.is_referenced() and s.is_global()}
+    bound = {s.get_name() for scope in scopes for s in scope.get_symbols() if s.is_assigned() or s.is_parameter()}
+    read |= {name for node in ast.walk(parse(source, place)) for name in annotated_names(node, place)} - bound
+    own = {s.get_name() for s in scopes[0].get_symbols() if s.is_assigned() or s.is_namespace()}
+    return {name for name in read - own - set(dir(builtins)) if not name.startswith("__")}
 
 
-def quoted_annotations(node: ast.AST) -> set[str]:
-    """The names inside an annotation written as a string, such as `-> "GPTConfig"`."""
-    notes = [getattr(node, "annotation", None), getattr(node, "returns", None)]
-    texts = [n.value for n in notes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
-    return {n.id for text in texts for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)}
+def annotated_names(node: ast.AST, place: str) -> set[str]:
+    """The names in a node's annotations, also in one that is written as a string, such as `-> "GPTConfig"`."""
+    notes = [note for note in (getattr(node, "annotation", None), getattr(node, "returns", None)) if isinstance(note, ast.AST)]
+    trees = [
+        parse(n.value, f"{place}: an annotation") if isinstance(n, ast.Constant) and isinstance(n.value, str) else n for n in notes
+    ]
+    return {n.id for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Name)}
 
 
 def read_chapter(path: Path) -> list[Definition]:
@@ -140,15 +155,23 @@ def read_chapter(path: Path) -> list[Definition]:
         count += 1
         place = f"{path.name}, In [{count}]"
         exported = "export" in tags(cell)
-        if not exported and not re.search(r"^\s*(from|import) ", cell["source"], re.M):
-            continue
+        if not exported and ("exercise" in tags(cell) or not re.search(r"^(from|import) ", cell["source"], re.M)):
+            continue  # what a reader writes into an exercise is nobody else's concern
         tree = parse(cell["source"], place)
-        imports.update(import_lines(tree))
+        for name, statements in import_lines(tree).items():
+            imports.setdefault(name, set()).update(statements)
         if exported:
             if cell.get("outputs"):
                 raise ExportError(f"{place}: an exported cell prints something; move the print to the next cell")
             definitions.append(
-                Definition(path.stem, place, cell["source"].strip("\n"), defined_names(tree, place), used_names(tree), imports)
+                Definition(
+                    chapter=path.stem,
+                    place=place,
+                    source="\n".join(line.rstrip() for line in cell["source"].strip().splitlines()),
+                    names=defined_names(tree, place),
+                    uses=used_names(cell["source"], place),
+                    imports=imports,
+                )
             )
     for definition in definitions:
         own = {name for d in definitions for name in d.names}
@@ -174,8 +197,25 @@ def read_course(root: Path) -> dict[str, Definition]:
                     )
                 table[name] = definition
     for definition in table.values():
-        definition.needs = sorted(definition.uses & set(table))
+        definition.needs = sorted(name for name in definition.uses if is_exported(name, definition, table))
     return table
+
+
+def is_exported(name: str, user: Definition, table: dict[str, Definition]) -> bool:
+    """Whether `name`, as used by a definition, means what the course exports under it, and not some library's import."""
+    if name in table and table[name].chapter == user.chapter:
+        return True
+    previous = [s for s in user.imports.get(name, ()) if re.match(r"(from|import) previous_chapters\b", s)]
+    if previous and previous != [f"from previous_chapters import {name}"]:
+        raise ExportError(f"{user.place}: uses `{previous[0]}`; an exported cell needs `from previous_chapters import NAME`, unaliased")
+    if previous:
+        known([name], earlier(user.chapter, table), user.place)
+    return bool(previous)
+
+
+def earlier(chapter: str, table: dict[str, Definition]) -> dict[str, Definition]:
+    """What the chapters before this one export."""
+    return {name: d for name, d in table.items() if d.chapter < chapter}
 
 
 def with_needs(names: list[str], table: dict[str, Definition]) -> list[Definition]:
@@ -190,42 +230,62 @@ def with_needs(names: list[str], table: dict[str, Definition]) -> list[Definitio
     return list(unique.values())
 
 
-def merged_imports(definitions: list[Definition], keep_previous: bool) -> str:
+def needed_imports(definitions: list[Definition]) -> set[str]:
+    """The import statements that the definitions need; raises ExportError where one name would mean two things."""
+    own = {name: d for d in definitions for name in d.names}
+    meanings: dict[str, set[str]] = {}
+    for d in definitions:
+        for name in d.uses - (set(d.needs) & set(own)):
+            meanings.setdefault(name, set()).update(d.imports.get(name, ()))
+            several = meanings[name] | ({f"the definition in {own[name].place}"} if name in own else set())
+            if len(several) > 1 and not all(re.fullmatch(r"import [\w.]+", s) for s in several):
+                raise ExportError(f"{d.place}: {name} means two things: {' and '.join(sorted(several))}; rename one of them")
+    return {statement for statements in meanings.values() for statement in statements}
+
+
+def merged_imports(definitions: list[Definition], keep_previous: bool, leave_out: set[str] = frozenset()) -> str:
     """The imports that the definitions use, one statement a module, standard library first, as isort orders them.
 
     With `keep_previous`, an import from `previous_chapters` stays; otherwise its definition is already among `definitions`.
     """
-    own = {name for d in definitions for name in d.names}
-    plain, from_ = set(), {}
-    for d in definitions:
-        for name in d.uses - own:
-            statement = d.imports.get(name, "")
-            if statement.startswith("import "):
-                plain.add(statement)
-            elif statement.startswith("from previous_chapters ") and not keep_previous:
-                continue
-            elif statement:
-                module, what = re.fullmatch(r"from (\S+) import (.+)", statement).groups()
-                from_.setdefault(module, set()).add(what)
-    lines = {0: [], 1: [], 2: []}
-    for statement in sorted(plain, key=str.lower):
-        lines[section(statement.split()[1])].append(statement)
-    for module in sorted(from_, key=str.lower):
-        lines[section(module)].append(wrap_import(module, sorted(from_[module], key=import_order)))
-    return "\n\n".join("\n".join(group) for group in lines.values() if group)
+    plain, from_ = [], []
+    members: dict[str, list[str]] = {}
+    for statement in needed_imports(definitions) - leave_out:
+        if statement.startswith("import "):
+            plain.append((statement.removeprefix("import "), statement))
+            continue
+        module, what = re.fullmatch(r"from (\S+) import (.+)", statement).groups()
+        if module == "previous_chapters" and not keep_previous:
+            continue
+        if " as " in what:
+            from_.append((module, import_order(what), statement))
+        else:
+            members.setdefault(module, []).append(what)
+    from_ += [(m, min(map(import_order, names)), wrap_import(m, sorted(names, key=import_order))) for m, names in members.items()]
+    groups: dict[int, list[str]] = {0: [], 1: [], 2: []}
+    for what, statement in sorted(plain, key=lambda entry: natural(entry[0])):
+        groups[section(what)].append(statement)
+    for module, _, statement in sorted(from_, key=lambda entry: (natural(entry[0]), entry[1])):
+        groups[section(module)].append(statement)
+    return "\n\n".join("\n".join(group) for group in groups.values() if group)
+
+
+def natural(text: str) -> tuple:
+    """A sort key that ignores case and takes runs of digits as numbers, as isort does: conv2d comes before conv10d."""
+    return tuple(int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", text.lower())), text
 
 
 def section(module: str) -> int:
     """isort's groups: 0 the standard library, 1 installed packages, 2 the course's own modules."""
-    top = module.split(".")[0]
+    top = re.split(r"[. ]", module)[0]
     own = top in {"previous_chapters", "course", "exercises", "data", "images", "tools"}
     return 0 if top in sys.stdlib_module_names else 2 if own else 1
 
 
-def import_order(name: str) -> tuple[int, str]:
+def import_order(name: str) -> tuple:
     """isort's order within one statement: CONSTANTS, then Classes, then functions."""
     word = name.split()[0]
-    return (0 if word.isupper() and len(word) > 1 else 1 if word[0].isupper() else 2, word)
+    return (0 if word.isupper() and len(word) > 1 else 1 if word[0].isupper() else 2, natural(word), name)
 
 
 def wrap_import(module: str, names: list[str]) -> str:
@@ -237,16 +297,22 @@ def wrap_import(module: str, names: list[str]) -> str:
 def module_text(title: str, definitions: list[Definition], keep_previous: bool) -> str:
     """A generated module: what it is, its imports, then each definition under the name of the cell that it came from."""
     head = f'"""{title}\n\nGenerated by `python course.py export`. DO NOT EDIT: edit the named cell, then export again.\n"""'
-    imports = merged_imports(definitions, keep_previous)
-    bodies = [f"# {d.place}\n{d.source}" for d in definitions]
-    return "\n\n".join([head] + ([imports] if imports else [])) + "\n\n\n" + "\n\n\n".join(bodies) + "\n"
+    return f"{head}\n\n{library_text(definitions, keep_previous)}\n"
+
+
+def library_text(definitions: list[Definition], keep_previous: bool, leave_out: set[str] = frozenset()) -> str:
+    """The imports that the definitions need, then each definition under the name of the cell that it came from."""
+    imports = merged_imports(definitions, keep_previous, leave_out)
+    bodies = "\n\n\n".join(f"# {d.place}\n{d.source}" for d in definitions)
+    constant_first = definitions and isinstance(ast.parse(definitions[0].source).body[0], ast.Assign | ast.AnnAssign)
+    return imports + ("\n\n" if constant_first else "\n\n\n") + bodies if imports else bodies
 
 
 def imported_from_previous(folder: Path) -> list[str]:
     """The names that a chapter's notebooks and scripts import from `previous_chapters`."""
     names = set()
     for path in sorted(folder.rglob("*.ipynb")) + sorted(folder.rglob("*.py")):
-        if path.name == "previous_chapters.py" or ".ipynb_checkpoints" in path.parts or path.name.endswith(".as-shipped.ipynb"):
+        if path.name in ("previous_chapters.py", f"{folder.name}.py") or ".ipynb_checkpoints" in path.parts or path.name.endswith(".as-shipped.ipynb"):
             continue
         text = path.read_text(encoding="utf-8")
         if "previous_chapters" not in text:
@@ -255,7 +321,7 @@ def imported_from_previous(folder: Path) -> list[str]:
             [
                 (c["source"], f"{path.name}, cell {i}")
                 for i, c in enumerate(read_notebook(path)["cells"])
-                if c["cell_type"] == "code"
+                if c["cell_type"] == "code" and "exercise" not in tags(c)
             ]
             if path.suffix == ".ipynb"
             else [(text, path.name)]
@@ -265,19 +331,32 @@ def imported_from_previous(folder: Path) -> list[str]:
                 for node in ast.walk(parse(source, place)):
                     if isinstance(node, ast.ImportFrom) and node.module == "previous_chapters":
                         names.update(alias.name for alias in node.names)
+                    elif isinstance(node, ast.Import) and "previous_chapters" in [alias.name for alias in node.names]:
+                        raise ExportError(f"{place}: write `from previous_chapters import NAME`, so that the exporter sees the name")
     return sorted(names)
 
 
 def fill_script(text: str, table: dict[str, Definition], place: str) -> str:
-    """The script with each `# <generated: NAMES>` ... `# </generated>` region filled with those definitions."""
+    """The script with each `# <generated: NAMES>` ... `# </generated>` region filled with those definitions and what they need.
+
+    What the script itself imports, or an earlier region brings, isn't brought again.
+    """
+    region = re.compile(r"^# <generated: ([^>]*)>\n(?:.*?\n)??# </generated>$", flags=re.M | re.S)
+    if len(region.findall(text)) != text.count("# <generated:") or text.count("# </generated>") != text.count("# <generated:"):
+        raise ExportError(f"{place}: each `# <generated: NAMES>` line needs a `# </generated>` line after it, both unindented")
+    own = {s for statements in import_lines(parse(region.sub("", text), place)).values() for s in statements}
+    done: list[Definition] = []
 
     def fill(match):
-        definitions = with_needs(known(re.split(r"[,\s]+", match[1].strip()), table, place), table)
-        imports = merged_imports(definitions, keep_previous=False)
-        bodies = "\n\n\n".join(f"# {d.place}\n{d.source}" for d in definitions)
-        return f"# <generated: {match[1].strip()}>\n" + (imports + "\n\n\n" if imports else "") + bodies + "\n# </generated>"
+        names = known(re.split(r"[,\s]+", match[1].strip()), table, place)
+        new = [d for d in with_needs(names, table) if d not in done]
+        done.extend(new)
+        library = library_text(new, False, own)
+        split = "# isort: split\n" if own and library.startswith(("import ", "from ")) else ""
+        own.update(needed_imports(new))
+        return f"# <generated: {match[1].strip()}>\n{split}{library}\n# </generated>"
 
-    return re.sub(r"^# <generated: ([^>]*)>\n(?:.*?\n)??# </generated>", fill, text, flags=re.M | re.S)
+    return region.sub(fill, text)
 
 
 def known(names: list[str], table: dict[str, Definition], place: str) -> list[str]:
@@ -285,7 +364,7 @@ def known(names: list[str], table: dict[str, Definition], place: str) -> list[st
     for name in names:
         if name not in table:
             near = difflib.get_close_matches(name, table, n=1)
-            raise ExportError(f"{place}: {name} is not exported by any chapter" + (f"; did you mean {near[0]}?" if near else ""))
+            raise ExportError(f"{place}: {name} is not exported by any chapter that comes before" + (f"; did you mean {near[0]}?" if near else ""))
     return names
 
 
@@ -312,7 +391,7 @@ def outputs(root: Path = ROOT) -> dict[Path, str]:
         own = list({id(d): d for d in table.values() if d.chapter == chapter}.values())
         if own:
             texts[folder / f"{chapter}.py"] = module_text(f"The definitions that {chapter}.ipynb teaches.", own, keep_previous=True)
-        names = known(imported_from_previous(root / chapter), table, f"{chapter}: previous_chapters")
+        names = known(imported_from_previous(root / chapter), earlier(chapter, table), f"{chapter}: previous_chapters")
         if names:
             texts[folder / "previous_chapters.py"] = module_text(
                 f"What {chapter} uses of the chapters before it.", with_needs(names, table), keep_previous=False
@@ -325,7 +404,7 @@ def outputs(root: Path = ROOT) -> dict[Path, str]:
         fill_notebook(notebook, table, path.name)
         refresh_header(notebook, path, root)
         texts[path] = notebook_text(notebook)
-    return texts
+    return texts | contents.outputs(root)
 
 
 def all_notebooks(root: Path = ROOT) -> list[Path]:
