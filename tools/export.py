@@ -207,7 +207,7 @@ def is_exported(name: str, user: Definition, table: dict[str, Definition]) -> bo
         return True
     previous = [s for s in user.imports.get(name, ()) if re.match(r"(from|import) previous_chapters\b", s)]
     if previous and previous != [f"from previous_chapters import {name}"]:
-        raise ExportError(f"{user.place}: uses `{previous[0]}`; an exported cell needs `from previous_chapters import NAME`, unaliased")
+        raise ExportError(f"{user.place}: {name} is `{previous[0]}`; an exported cell needs `from previous_chapters import {name}`")
     if previous:
         known([name], earlier(user.chapter, table), user.place)
     return bool(previous)
@@ -311,28 +311,19 @@ def library_text(definitions: list[Definition], keep_previous: bool, leave_out: 
 def imported_from_previous(folder: Path) -> list[str]:
     """The names that a chapter's notebooks and scripts import from `previous_chapters`."""
     names = set()
-    for path in sorted(folder.rglob("*.ipynb")) + sorted(folder.rglob("*.py")):
-        if path.name in ("previous_chapters.py", f"{folder.name}.py") or ".ipynb_checkpoints" in path.parts or path.name.endswith(".as-shipped.ipynb"):
-            continue
-        text = path.read_text(encoding="utf-8")
-        if "previous_chapters" not in text:
-            continue
-        cells = (
-            [
-                (c["source"], f"{path.name}, cell {i}")
-                for i, c in enumerate(read_notebook(path)["cells"])
-                if c["cell_type"] == "code" and "exercise" not in tags(c)
-            ]
-            if path.suffix == ".ipynb"
-            else [(text, path.name)]
-        )
-        for source, place in cells:
-            if "previous_chapters" in source:
-                for node in ast.walk(parse(source, place)):
-                    if isinstance(node, ast.ImportFrom) and node.module == "previous_chapters":
-                        names.update(alias.name for alias in node.names)
-                    elif isinstance(node, ast.Import) and "previous_chapters" in [alias.name for alias in node.names]:
-                        raise ExportError(f"{place}: write `from previous_chapters import NAME`, so that the exporter sees the name")
+    generated = ("previous_chapters.py", f"{folder.name}.py")
+    scripts = [p for p in sorted(folder.rglob("*.py")) if p.name not in generated]
+    pieces = [(p.read_text(encoding="utf-8"), p.name) for p in scripts]
+    for path in sorted(folder.rglob("*.ipynb")):
+        if ".ipynb_checkpoints" not in path.parts and not path.name.endswith(".as-shipped.ipynb"):
+            cells = [c for c in read_notebook(path)["cells"] if c["cell_type"] == "code"]
+            pieces += [(c["source"], f"{path.name}, In [{i}]") for i, c in enumerate(cells, 1) if "exercise" not in tags(c)]
+    for source, place in pieces:
+        for node in ast.walk(parse(source, place)) if "previous_chapters" in source else ():
+            if isinstance(node, ast.ImportFrom) and node.module == "previous_chapters":
+                names.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.Import) and "previous_chapters" in [alias.name for alias in node.names]:
+                raise ExportError(f"{place}: write `from previous_chapters import NAME`; the exporter has to see the names")
     return sorted(names)
 
 
@@ -364,7 +355,8 @@ def known(names: list[str], table: dict[str, Definition], place: str) -> list[st
     for name in names:
         if name not in table:
             near = difflib.get_close_matches(name, table, n=1)
-            raise ExportError(f"{place}: {name} is not exported by any chapter that comes before" + (f"; did you mean {near[0]}?" if near else ""))
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ExportError(f"{place}: {name} is not exported by any chapter that comes before{hint}")
     return names
 
 
