@@ -81,9 +81,9 @@ CHAPTERS = {  # folder: label, title, supplements as {folder: title}
     "appendix-C": ("C", "The list of exercises", {}),
 }
 BESIDE = {  # pages that belong to no chapter
-    "data/README.md": "how the course's texts were made",
-    "models/README.md": "the bundled models",
-    "glossary.md": "glossary",
+    "data/README.md": "the card of the course's texts",
+    "models/README.md": "its trained models",
+    "glossary.md": "a glossary",
 }
 
 
@@ -117,8 +117,9 @@ def or_planned(files: dict[str, str], root: Path) -> str:
 def contents(root: Path) -> str:
     """The text between the two marks."""
     head = ["| Chapter | Main code | Summary | Solutions | Supplements |", "|:--|:--|:--|:--|:--|"]
-    beside = f"Beside the chapters: {links(BESIDE, root)}."
-    return "\n".join([*head, *(row(folder, root) for folder in CHAPTERS), "", beside])
+    beside = [f"[{text}]({path})" if (root / path).exists() else f"{text} ({PLANNED})" for path, text in BESIDE.items()]
+    rows = [row(folder, root) for folder in CHAPTERS]
+    return "\n".join([*head, *rows, "", f"Beside the chapters stand {', '.join(beside[:-1])} and {beside[-1]}."])
 
 
 def outputs(root: Path) -> dict[Path, str]:
