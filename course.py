@@ -35,7 +35,7 @@ def setup(folder: str = "") -> None:
         if str(ROOT / path) not in sys.path[:3]:
             sys.path.insert(0, str(ROOT / path))
     if "google.colab" in sys.modules:
-        environment.install_missing(keep=("torch", "numpy"))
+        environment.install_missing(keep=("torch", "numpy"), without=("jupyterlab", "ipykernel", "nbval"))
     vocabulary.use_bundled_gpt2()
 
 
@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     dev = options.command in ("test", "execute", "bench")
     python = environment.python_with(dev)
     if Path(python) != Path(sys.executable):
-        return environment.call([python, str(ROOT / "course.py"), *(arguments or sys.argv[1:])])
+        return environment.call([python, str(ROOT / "course.py"), *(sys.argv[1:] if arguments is None else arguments)])
     return run_installed(options)
 
 
@@ -140,15 +140,20 @@ def run_installed(options: argparse.Namespace) -> int:
         from tools import bench
 
         return bench.main(options.names)
+    from tools import notebooks
+
+    try:
+        paths = notebooks.chosen(options.chapters)
+    except ValueError as error:
+        print(f"{options.command}: {error}", file=sys.stderr)
+        return 2
     if options.command == "test":
         from tools import suite
 
-        return suite.main(options.chapters, options.quick, options.full)
-    from tools import notebooks
-
+        return suite.main(paths, not options.chapters, options.quick, options.full)
     if options.command == "run":
-        return notebooks.run(options.chapters)
-    return notebooks.execute(options.chapters, options.fresh)
+        return notebooks.run(paths, options.chapters)
+    return notebooks.execute(paths, options.fresh)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from tools.export import ROOT, all_notebooks, notebook_text, parse, read_notebook, tags
+from tools.export import ROOT, ExportError, all_notebooks, notebook_text, parse, read_notebook, tags
 
 IGNORE_CEILING = 0.08  # the share of code cells whose output nbval may ignore
 LONGEST_CELL, LONGEST_DEFINITION = 25, 40  # lines
+LONGEST_LINE = 110  # characters of code in a notebook: what a reader's screen shows without scrolling
 ABSOLUTE = re.compile(r"(?<![\w.:/~])/(?:home|Users|root|work|tmp|opt|usr|private|content)/[\w.~-]+|\b[A-Z]:\\\\?Users\b")
-IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
-LINK = re.compile(r"(?<!!)\[(?:!\[[^\]]*\]\([^)]*\)|[^\]])*\]\(([^)\s]+)\)")
+TEXT, TARGET = r"((?:[^\[\]]|\[[^\[\]]*\])*)", r"\(\s*<?([^)\s>]+)>?(?:\s+[\"'][^)]*)?\)"
+IMAGE = re.compile(rf"!\[{TEXT}\]{TARGET}")
+LINK = re.compile(rf"(?<!!)\[{TEXT}\]{TARGET}")
+IMAGE_TAG = re.compile(r"<img\b[^>]*>", re.I)
 FILLER = re.compile(r"\b(simply|obviously|of course it is easy|trivially|easy as pie)\b", re.I)
 
 
 def notebook_problems(path: Path) -> Iterator[str]:
     """What is wrong with one notebook."""
-    notebook = read_notebook(path)
+    try:
+        notebook = read_notebook(path)
+    except ExportError as error:
+        yield str(error)
+        return
     cells = notebook["cells"]
     if notebook_text(notebook) != path.read_text(encoding="utf-8"):
         yield "not written as the tools write it; run `python course.py execute` on it"
@@ -71,8 +78,11 @@ def code_problems(cell: dict) -> Iterator[str]:
     lines = len(source.strip().splitlines())
     if lines > (LONGEST_DEFINITION if is_one_definition(source) else LONGEST_CELL):
         yield f"has {lines} lines; split it ({LONGEST_CELL}, or {LONGEST_DEFINITION} for one definition)"
-    if "setup" not in tags(cell) and mixes_imports(source):
-        yield "mixes imports with work; move the imports to a cell of their own"
+    if "setup" not in tags(cell):
+        if mixes_imports(source):
+            yield "mixes imports with work; move the imports to a cell of their own"
+        if long := [n for n, line in enumerate(source.splitlines(), 1) if len(line) > LONGEST_LINE]:
+            yield f"has {len(source.splitlines()[long[0] - 1])} characters in line {long[0]}; break it ({LONGEST_LINE} at most)"
     if "≈" in printed and "assert" not in source:
         yield "prints a number behind ≈ without asserting the range that it must lie in"
     if "exercise" in tags(cell) and "not attempted yet" not in printed:
@@ -84,14 +94,21 @@ def code_problems(cell: dict) -> Iterator[str]:
 
 def is_one_definition(source: str) -> bool:
     """Whether the cell holds exactly one function or class."""
-    body = parse(source, "cell").body
+    body = statements(source)
     return len(body) == 1 and isinstance(body[0], ast.FunctionDef | ast.ClassDef)
 
 
 def mixes_imports(source: str) -> bool:
     """Whether the cell has imports beside anything that isn't an import."""
-    kinds = {isinstance(node, ast.Import | ast.ImportFrom) for node in parse(source, "cell").body}
-    return len(kinds) == 2
+    return len({isinstance(node, ast.Import | ast.ImportFrom) for node in statements(source)}) == 2
+
+
+def statements(source: str) -> list[ast.stmt]:
+    """The cell's statements; none for a cell that isn't Python, such as one that begins with %%bash or shows a syntax error."""
+    try:
+        return parse(source, "cell").body
+    except ExportError:
+        return []
 
 
 def text_problems(texts: list[str], path: Path) -> Iterator[str]:
@@ -104,14 +121,20 @@ def text_problems(texts: list[str], path: Path) -> Iterator[str]:
         if below > above + 1:
             yield f"skips a heading level, from {above} to {below}"
     for text in prose:
-        for alt, target in IMAGE.findall(text):
+        for alt, target in [*IMAGE.findall(text), *map(tag_parts, IMAGE_TAG.findall(text))]:
             if len(alt.strip()) < 15:
                 yield f"image {target} has no alt text that says what the picture says"
             yield from missing_file(target, path, image=True)
-        for target in LINK.findall(text):
+        for _, target in LINK.findall(text):
             yield from missing_file(target, path)
         if found := FILLER.search(text):
             yield f"filler word in the prose: {found[0]}"
+
+
+def tag_parts(tag: str) -> tuple[str, str]:
+    """Alt text and address of an HTML image."""
+    parts = dict(re.findall(r"""\b(alt|src)\s*=\s*["']([^"']*)["']""", tag, re.I))
+    return parts.get("alt", ""), parts.get("src", "")
 
 
 def missing_file(target: str, path: Path, image: bool = False) -> Iterator[str]:
@@ -124,16 +147,17 @@ def missing_file(target: str, path: Path, image: bool = False) -> Iterator[str]:
     file = path.parent / name if name else path
     if not file.exists():
         yield f"{'image' if image else 'link'} {target} leads to no file"
-    elif anchor and file.suffix == ".md" and anchor not in anchors(file):
+    elif anchor and file.suffix in (".md", ".ipynb") and anchor not in anchors(file):
         yield f"link {target} leads to no heading"
 
 
 def anchors(path: Path) -> set[str]:
-    """The anchors that GitHub and JupyterLab give to a page's headings."""
-    heads = re.findall(r"^#{1,6} (.+)$", path.read_text(encoding="utf-8"), re.M)
-    return {re.sub(r"[^\w\- ]", "", h.strip().lower()).replace(" ", "-") for h in heads} | {
-        h.strip().replace(" ", "-") for h in heads
-    }
+    """The anchors that GitHub and JupyterLab give to a page's or notebook's headings."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n\n".join(c["source"] for c in read_notebook(path)["cells"] if c["cell_type"] == "markdown")
+    heads = [h.strip() for h in re.findall(r"^#{1,6} (.+)$", text, re.M)]
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in heads} | {h.replace(" ", "-") for h in heads}
 
 
 def pages(root: Path = ROOT) -> list[Path]:
@@ -154,13 +178,21 @@ def problems(notebooks: list[Path], markdown: list[Path]) -> list[str]:
 
 def report(notebooks: list[Path]) -> str:
     """How many cells ignore their output, and how many print a number behind ≈."""
-    code = [c for p in notebooks for c in read_notebook(p)["cells"] if c["cell_type"] == "code"]
+    code = [c for p in notebooks for c in readable_cells(p) if c["cell_type"] == "code"]
     ignored, approximate = sum(map(ignores_output, code)), sum(map(prints_approximate, code))
     total = max(1, len(code))
     return (
         f"{len(notebooks)} notebooks, {len(code)} code cells: {ignored} ({ignored / total:.1%}) ignore their output, "
         f"{approximate} ({approximate / total:.1%}) print a number behind ≈"
     )
+
+
+def readable_cells(path: Path) -> list[dict]:
+    """The notebook's cells; none if it is damaged, which `notebook_problems` says."""
+    try:
+        return read_notebook(path)["cells"]
+    except ExportError:
+        return []
 
 
 def main(notebooks: list[Path] | None = None, markdown: list[Path] | None = None) -> int:

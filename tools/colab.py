@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import unquote
 
 import course
 from tools import checks, export, headers
@@ -42,7 +43,7 @@ def colab_copy(path: Path, root: Path = ROOT) -> dict:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             text = checks.IMAGE.sub(
-                lambda m: f"![{m[1]}]({picture(path.parent / m[2])})" if ":" not in m[2] else m[0], cell["source"]
+                lambda m: f"![{m[1]}]({picture(path.parent / unquote(m[2]))})" if ":" not in m[2] else m[0], cell["source"]
             )
             cell["source"] = re.sub(r"\]\((?!data:)([^)\s]+)\)", lambda m: f"]({address(m[1], path, root)})", text)
     return notebook

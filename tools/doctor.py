@@ -42,34 +42,26 @@ def permission(folder: Path = ROOT) -> str | None:
 
 
 def stale_venv() -> str | None:
-    """A virtual environment whose Python is gone, or that was built from other requirements."""
-    if not environment.VENV.exists():
-        return None
-    python = environment.venv_python()
-    works = python.exists() and subprocess.run([python, "-c", "pass"], capture_output=True).returncode == 0
-    if not works:
-        return "The Python inside .venv doesn't start (was it moved?); delete the folder .venv and run `python3 course.py lab`."
-    stamps = [environment.VENV / f"requirements{kind}.stamp" for kind in ("", "-dev")]
-    if not any(s.exists() for s in stamps):
+    """A virtual environment whose Python is gone or was replaced."""
+    if environment.VENV.exists() and not environment.venv_starts():
         return (
-            "The folder .venv is half installed; run `python3 course.py lab` with a network, or delete the folder and start again."
+            "The Python inside .venv doesn't start, or isn't the one it was made with (was the folder moved, or Python upgraded?); "
+            "delete the folder .venv and run `python3 course.py lab`."
         )
     return None
 
 
 def missing_packages() -> str | None:
-    """Packages that requirements.txt lists and the course's Python doesn't have."""
-    python = environment.venv_python()
-    here = Path(sys.prefix).resolve() == environment.VENV.resolve() or not python.exists()
-    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tools.environment import unmet; print('; '.join(unmet()))"
-    found = (
-        "; ".join(environment.unmet())
-        if here
-        else subprocess.run([python, "-c", script], capture_output=True, text=True).stdout.strip()
-    )
-    return (
-        f"Missing or outdated packages: {found}; run `python3 course.py lab` with a network, it installs them." if found else None
-    )
+    """Packages that requirements.txt lists and the course's Python (`.venv`'s, or this one if there is none) doesn't have."""
+    if environment.in_venv() or not environment.venv_starts():
+        missing = environment.unmet()
+    else:
+        script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tools.environment import unmet; print('\\n'.join(unmet()))"
+        missing = subprocess.run([environment.venv_python(), "-c", script], capture_output=True, text=True).stdout.split("\n")[:-1]
+    names = "; ".join(line for line in missing if line)
+    if names:
+        return f"Missing or outdated packages: {names}; run `python3 course.py lab` with a network, it installs them."
+    return None
 
 
 def port_in_use(port: int = 8888) -> str | None:

@@ -1,7 +1,7 @@
 """Find or make a Python that has the course's packages. Standard library only."""
 
-import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -12,6 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+NOT_INSTALLED = " (not installed)"
 
 
 def venv_python() -> Path:
@@ -36,13 +38,16 @@ def unmet(dev: bool = False) -> list[str]:
     found = []
     for line in requirements(dev):
         requirement, _, marker = line.partition(";")
-        name, operator, wanted = re.fullmatch(r"([\w.-]+)\s*(?:(==|>=)\s*([\w.]+))?", requirement.strip()).groups()
+        parts = re.fullmatch(r"([\w.-]+)\s*(?:(==|>=)\s*([\w.]+))?", requirement.strip())
+        if not parts:
+            raise ValueError(f"requirement {line!r} isn't of the form NAME, NAME==VERSION or NAME>=VERSION; write it so")
+        name, operator, wanted = parts.groups()
         if marker and not marker_holds(marker):
             continue
         try:
             have = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found.append(f"{line} (not installed)")
+            found.append(line + NOT_INSTALLED)
             continue
         short = numbers(have)[: len(numbers(wanted))] if operator == "==" else numbers(have)
         if operator and (short != numbers(wanted) if operator == "==" else short < numbers(wanted)):
@@ -52,32 +57,45 @@ def unmet(dev: bool = False) -> list[str]:
 
 def marker_holds(marker: str) -> bool:
     """Whether an environment marker such as `sys_platform == "darwin" and platform_machine == "x86_64"` holds here."""
-    import platform
-
     values = {"sys_platform": sys.platform, "platform_machine": platform.machine()}
     terms = re.findall(r"(\w+)\s*(==|!=)\s*[\"']([^\"']+)[\"']", marker)
     return all((values[name] == value) == (operator == "==") for name, operator, value in terms)
 
 
-def stamp(dev: bool) -> str:
-    """What `.venv` was built from: the requirements and the Python version."""
-    return hashlib.sha256("\n".join([*requirements(dev), sys.version]).encode()).hexdigest()
+def in_venv() -> bool:
+    """Whether this process runs in the course's own `.venv`."""
+    return Path(sys.prefix).resolve() == VENV.resolve()
 
 
 def python_with(dev: bool) -> str:
-    """An interpreter that has every package: this one, or `.venv`'s, which is made or completed first."""
-    if (
-        Path(sys.prefix).resolve() == VENV.resolve()
-        or (sys.prefix != sys.base_prefix or "CONDA_PREFIX" in os.environ)
-        and not unmet(dev)
-    ):
-        if Path(sys.prefix).resolve() == VENV.resolve():
-            install(dev)
+    """An interpreter for the command: `.venv`'s, or this one where it belongs to another environment that has every package.
+
+    `.venv` is made if there is none that starts; run in it, the command comes back here and completes it.
+    """
+    if in_venv():
+        install(dev)
         return sys.executable
-    if not venv_python().exists():
+    if (sys.prefix != sys.base_prefix or "CONDA_PREFIX" in os.environ) and not unmet(dev):
+        return sys.executable
+    if not venv_starts():
         make_venv()
-    install(dev)
     return str(venv_python())
+
+
+def venv_starts() -> bool:
+    """Whether `.venv` has an interpreter that starts and is of the version it was made for, so that it finds its packages."""
+    made_for = re.search(r"^version\w* *= *(\d+\.\d+)", read_if_there(VENV / "pyvenv.cfg"), re.M)
+    probe = [venv_python(), "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    try:
+        runs = subprocess.run(probe, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return False
+    return bool(made_for) and runs == made_for[1]
+
+
+def read_if_there(path: Path) -> str:
+    """The text of a file, or nothing."""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def make_venv() -> None:
@@ -93,47 +111,34 @@ def make_venv() -> None:
 
 
 def install(dev: bool) -> None:
-    """Install the requirements into `.venv`, unless its stamp says that they are there."""
-    record = VENV / f"requirements{'-dev' if dev else ''}.stamp"
-    if record.exists() and record.read_text() == stamp(dev):
+    """Install what this interpreter lacks of the requirements; takes no time and no network if it lacks nothing."""
+    if not unmet(dev):
         return
     name = "requirements-dev.txt" if dev else "requirements.txt"
     print(f"Installing {name} into .venv (about 1.5 GB; a minute or two) ...", flush=True)
-    pip = [str(venv_python()), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-r", str(ROOT / name)]
-    if subprocess.run(pip).returncode:
+    if subprocess.run([*PIP, "install", "--quiet", "-r", str(ROOT / name)]).returncode:
         sys.exit(
             f"pip could not install {name}; the lines above say why. Run `python3 course.py doctor`, or see "
             "appendix-A/01_optional-python-setup-preferences for proxies and offline machines."
         )
-    subprocess.run(
-        [
-            str(venv_python()),
-            "-m",
-            "ipykernel",
-            "install",
-            "--sys-prefix",
-            "--name",
-            "python3",
-            "--display-name",
-            "Python 3 (ipykernel)",
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    record.write_text(stamp(dev))
+    kernel = ["ipykernel", "install", "--sys-prefix", "--name", "python3", "--display-name", "Python 3 (ipykernel)"]
+    subprocess.run([sys.executable, "-m", *kernel], check=True, stdout=subprocess.DEVNULL)
 
 
-def install_missing(keep: tuple[str, ...]) -> None:
-    """Install into this interpreter what requirements.txt lists and is missing, never touching the packages in `keep`."""
-    missing = [line for line in unmet() if line.endswith("(not installed)")]
-    wanted = [line.removesuffix(" (not installed)") for line in missing if re.split(r"[=<>;]", line)[0] not in keep]
+def install_missing(keep: tuple[str, ...], without: tuple[str, ...]) -> None:
+    """Install into this interpreter what requirements.txt lists and is missing altogether.
+
+    The packages in `keep` are never touched, those in `without` aren't needed here.
+    """
+    missing = [line.removesuffix(NOT_INSTALLED) for line in unmet() if line.endswith(NOT_INSTALLED)]
+    wanted = [line for line in missing if re.split(r"[\s=<>;]", line)[0] not in keep + without]
     if not wanted:
         return
-    pins = [f"{name}=={metadata.version(name)}" for name in keep if name + " " not in " ".join(missing)]
+    pins = [f"{d.name}=={d.version}" for d in metadata.distributions() if d.name and d.name.lower() in keep]
     constraints = ROOT / ".cache" / "constraints.txt"
     constraints.parent.mkdir(exist_ok=True)
     constraints.write_text("\n".join(pins) + "\n", encoding="utf-8")
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted, "-c", str(constraints)], check=True)
+    subprocess.run([*PIP, "install", "--quiet", *wanted, "-c", str(constraints)], check=True)
 
 
 def call(command: list[str], **options) -> int:

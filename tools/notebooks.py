@@ -14,12 +14,14 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from tqdm import tqdm
 
 from tools import export, headers
 
 ROOT = export.ROOT
-APPROXIMATE = re.compile(r"≈\s*[-+]?\d[\d.,]*(?:e[-+]?\d+)?")  # the same rule as in nbval.cfg
+FAILURES = (CellExecutionError, CellTimeoutError, DeadKernelError, export.ExportError, nbformat.reader.NotJSONError)
+APPROXIMATE = re.compile(r"≈ *[-+]?\d+(?:[.,]\d+)*(?:e[-+]?\d+)?")  # the same rule as in nbval.cfg
 PEAK = """import resource as _r, sys as _s
 print(_r.getrusage(_r.RUSAGE_SELF).ru_maxrss / (2**30 if _s.platform == "darwin" else 2**20))"""
 
@@ -83,9 +85,18 @@ def joined_streams(outputs: list[dict]) -> list[dict]:
 
 
 def code_digest(notebook: dict) -> str:
-    """A short hash of all code in the notebook."""
-    code = "\0".join("".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code")
-    return hashlib.sha256(code.encode("utf-8")).hexdigest()[:12]
+    """A short hash of all code in the notebook, but for the generated setup cell."""
+    cells = [c for c in notebook["cells"] if c["cell_type"] == "code" and "setup" not in export.tags(c)]
+    return hashlib.sha256("\0".join("".join(c["source"]) for c in cells).encode("utf-8")).hexdigest()[:12]
+
+
+def stable_id(cell: dict, seen: dict[str, int]) -> str:
+    """An id made from what the cell's author wrote (not from what the tools generate in it), with a count if it isn't the first."""
+    tag = next((t for t in export.tags(cell) if t == "setup" or t.startswith("from:")), None)
+    own = re.sub(f"{headers.START}.*?{headers.END}", "", cell["source"], flags=re.S)
+    base = hashlib.sha256((cell["cell_type"] + (tag or own)).encode("utf-8")).hexdigest()[:8]
+    seen[base] = seen.get(base, 0) + 1
+    return base if seen[base] == 1 else f"{base}-{seen[base]}"
 
 
 def tidy(new: dict, old: dict, cost: dict, fresh: bool) -> dict:
@@ -97,40 +108,37 @@ def tidy(new: dict, old: dict, cost: dict, fresh: bool) -> dict:
     seen: dict[str, int] = {}
     count = 0
     for cell, n in numbered(new["cells"]):
-        base = hashlib.sha256((cell["cell_type"] + cell["source"]).encode("utf-8")).hexdigest()[:8]
-        seen[base] = seen.get(base, 0) + 1
-        cell["id"] = base if seen[base] == 1 else f"{base}-{seen[base]}"
-        kept_tags = cell["metadata"].get("tags")
-        cell["metadata"] = {"tags": kept_tags} if kept_tags else {}
-        cell.pop("attachments", None) if not cell.get("attachments") else None
+        cell["id"] = stable_id(cell, seen)
+        cell["metadata"] = {"tags": export.tags(cell)} if export.tags(cell) else {}
         if cell["cell_type"] != "code":
             continue
         count += 1
         cell["execution_count"] = count
-        cell["outputs"] = joined_streams(cell["outputs"])
+        cell["outputs"] = [tidy_output(output, count) for output in joined_streams(cell["outputs"])]
         before = stored.get((cell["source"], n), {}).get("outputs")
-        if before is not None and unchanged and ("nbval-ignore-output" in (kept_tags or []) or same(cell["outputs"], before)):
-            cell["outputs"] = before
-        for output in cell["outputs"]:
-            output["metadata"] = {} if "metadata" in output else output.get("metadata")
-            if output["output_type"] == "stream":
-                output.pop("metadata", None)
-                output["text"] = "".join(output["text"]).splitlines(keepends=True)
-            else:
-                for kind, value in output.get("data", {}).items():
-                    output["data"][kind] = (
-                        value.splitlines(keepends=True) if isinstance(value, str) and not kind.startswith("image/") else value
-                    )
-            if "execution_count" in output:
-                output["execution_count"] = count
-    kept = recorded if unchanged and recorded else {**cost, "code": digest}
+        if before is not None and unchanged and ("nbval-ignore-output" in export.tags(cell) or same(cell["outputs"], before)):
+            cell["outputs"] = [tidy_output(output, count) for output in joined_streams(before)]
     new["metadata"] = {
-        "course": kept,
+        "course": recorded if unchanged else {**cost, "code": digest},
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     new["nbformat"], new["nbformat_minor"] = 4, 5
     return new
+
+
+def tidy_output(output: dict, count: int) -> dict:
+    """An output as it is stored: text in lines, no widget that has lost its state, no traceback that names this machine's files."""
+    if output["output_type"] == "stream":
+        return dict(output, text="".join(output["text"]).splitlines(keepends=True))
+    if output["output_type"] == "error":
+        return dict(output, traceback=[f"{output['ename']}: {output['evalue']}"])
+    data = {
+        kind: "".join(value).splitlines(keepends=True) if kind.startswith("text/") else value
+        for kind, value in output["data"].items()
+        if kind != "application/vnd.jupyter.widget-view+json"
+    }
+    return dict(output, data=data, metadata={}, **({"execution_count": count} if "execution_count" in output else {}))
 
 
 def numbered(cells: list[dict]) -> list[tuple[dict, int]]:
@@ -154,20 +162,20 @@ def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def last_error(error: CellExecutionError) -> str:
+def last_error(error: Exception) -> str:
     """The failing cell and its error, without the colored traceback."""
     return re.sub(r"\x1b\[[0-9;]*m", "", str(error))
 
 
-def execute(names: list[str], fresh: bool = False) -> int:
+def execute(paths: list[Path], fresh: bool = False) -> int:
     """Run notebooks and store their outputs in place; returns an exit status. A notebook that fails is left as it was."""
     failed = 0
-    for path in chosen(names):
-        old = export.read_notebook(path)
+    for path in paths:
         print(f"{relative(path)} ... ", end="", flush=True)
         try:
+            old = export.read_notebook(path)
             run, cost = run_notebook(path)
-        except CellExecutionError as error:
+        except FAILURES as error:
             failed += 1
             print(f"failed\n{last_error(error)}")
             continue
@@ -187,22 +195,23 @@ def achievements(notebook: dict) -> list[str]:
     return lines[-3:]
 
 
-def run(names: list[str]) -> int:
-    """Run chapters' main notebooks with a progress bar; keep the executed copies under runs/ and print what each achieved."""
-    from tqdm import tqdm
+def run(paths: list[Path], names: list[str]) -> int:
+    """Run the main notebooks of `paths`, and those named as files, with a progress bar; print what each achieved.
 
+    The executed copies are kept under runs/. Returns an exit status.
+    """
     mains = headers.main_notebooks(ROOT)
     named = [Path(name).name for name in names]
-    paths = [p for p in chosen(names) if p in mains or p.name in named]
+    paths = [p for p in paths if p in mains or p.name in named]
     failed = 0
     for path in tqdm(paths, desc="notebooks", disable=None):
         target = ROOT / "runs" / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             notebook, cost = run_notebook(path)
-        except CellExecutionError as error:
+        except FAILURES as error:
             failed += 1
-            print(f"{relative(path)} failed\n{last_error(error)}")
+            tqdm.write(f"{relative(path)} failed\n{last_error(error)}")
             continue
         export.write_atomically(target, nbformat.writes(notebook) + "\n")
         tqdm.write(f"{relative(path)}: {cost['seconds']} s, {cost['gigabytes']} GB; executed copy in {relative(target)}")

@@ -8,61 +8,50 @@ import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from tools import attempts, checks, export, figures, notebooks
+from tools import attempts, checks, export, figures
 
 ROOT = export.ROOT
 HEAVY = 20  # seconds, as measured in the header: from here on a notebook runs alone, with both cores
 MINUTES = {"ch02": 1, "ch03": 1, "ch04": 1.5, "ch05": 5, "ch06": 3, "ch07": 6, "ch08": 4}  # budgets of main notebooks
 
 
-def main(chapters: list[str], quick: bool, full: bool) -> int:
-    """Run the suite, or the share of it that belongs to some chapters; prints what failed and returns an exit status."""
-    try:
-        paths = notebooks.chosen(chapters)
-    except ValueError as error:
-        print(f"test: {error}")
-        return 2
+def main(paths: list[Path], whole: bool, quick: bool, full: bool) -> int:
+    """Run the suite on all of the course (`whole`) or on the chapters of these notebooks; prints what failed, returns a status."""
     failed, start = [], time.perf_counter()
-    with attempts.as_shipped(paths) as paths:
-        for name, step in steps(paths, chapters, quick, full):
+    folders = [] if whole else sorted({p.relative_to(ROOT).parts[0] for p in paths})
+    with attempts.as_shipped(paths) as shipped:
+        left_alone = sorted(set(paths) - set(shipped))
+        for name, step in steps(shipped, folders, left_alone, quick, full):
             print(f"\n== {name}", flush=True)
             if step():
                 failed.append(name)
-    print(f"\n{checks.report(paths)}")
+        print(f"\n{checks.report(shipped)}")
     print(f"test: {'FAILED: ' + ', '.join(failed) if failed else 'passed'} in {(time.perf_counter() - start) / 60:.1f} minutes")
     return 1 if failed else 0
 
 
-def steps(paths: list[Path], chapters: list[str], quick: bool, full: bool):
-    """The steps as (name, function that returns an exit status); a later step also runs when an earlier one failed."""
+def steps(paths: list[Path], folders: list[str], left_alone: list[Path], quick: bool, full: bool):
+    """The steps as (name, function that returns an exit status); a later step also runs when an earlier one failed.
+
+    `folders` are the chapters to test (none: everything); readers' attempts in `left_alone` stand in `paths` as shipped.
+    """
     heavy = [p for p in paths if seconds(p) >= HEAVY]
     light = [p for p in paths if p not in heavy]
-    tests = (
-        ["tests"]
-        if not chapters
-        else [str(p) for c in chapters for p in sorted((ROOT / "tests").glob(f"test_{c.replace('-', '_')}*.py"))]
-    )
-    marks = "" if full else "not full and not slow" if quick else "not full"
+    where = folders or ["."]
+    skipped = [p.relative_to(ROOT).as_posix() for p in left_alone]
     yield "generated files", lambda: export.main(check=True)
     yield "figures", lambda: figures.main(check=True)
-    yield "ruff", lambda: tool("ruff", "check", "--quiet", *lintable(paths, chapters))
-    yield "codespell", lambda: tool("codespell_lib", *(chapters or ["."]))
-    yield (
-        "pages",
-        lambda: checks.main(paths, [p for p in checks.pages() if not chapters or p.relative_to(ROOT).parts[0] in chapters]),
-    )
-    yield (
-        "tests and light notebooks",
-        lambda: pytest([*tests, "-m", marks, "-n", "2", "--dist", "loadfile", *map(str, light)], one_thread=True),
-    )
+    yield "ruff", lambda: tool("ruff", "check", "--quiet", *where, *(f"--extend-exclude={p}" for p in skipped))
+    yield "codespell", lambda: tool("codespell_lib", *where, *(f"--skip=./{p},{p}" for p in skipped))
+    pages = [p for p in checks.pages() if not folders or p.relative_to(ROOT).parts[0] in folders]
+    yield "pages", lambda: checks.main(paths, pages)
+    tests = [p for f in folders for p in sorted((ROOT / "tests").glob(f"test_{f.replace('-', '_')}*.py"))] if folders else ["tests"]
+    marks = "" if full else "not full and not slow" if quick else "not full"
+    if tests or light:
+        together = [*map(str, tests), "-m", marks, "-n", "2", "--dist", "loadfile", *map(str, light)]
+        yield "tests and light notebooks", lambda: pytest(together, one_thread=True)
     if heavy and not quick:
         yield "heavy notebooks", lambda: pytest(list(map(str, heavy)), one_thread=False)
-
-
-def lintable(paths: list[Path], chapters: list[str]) -> list[str]:
-    """What ruff reads: a chapter's folders, or everything but readers' attempts, which stand in `paths` as shipped."""
-    attempted = [str(p.with_name(p.name.replace(".as-shipped", ""))) for p in paths if ".as-shipped" in p.name]
-    return [*(chapters or ["."]), *(f"--exclude={p}" for p in attempted)]
 
 
 def tool(module: str, *arguments: str) -> int:
@@ -71,8 +60,11 @@ def tool(module: str, *arguments: str) -> int:
 
 
 def seconds(path: Path) -> float:
-    """What the notebook took when its header was measured."""
-    return export.read_notebook(path)["metadata"].get("course", {}).get("seconds", 0)
+    """What the notebook took when its header was measured; 0 for one that wasn't, or that nobody can read."""
+    try:
+        return export.read_notebook(path)["metadata"].get("course", {}).get("seconds", 0)
+    except export.ExportError:
+        return 0
 
 
 def budget(path: Path) -> float:
