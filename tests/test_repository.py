@@ -214,7 +214,7 @@ def test_a_path_of_a_machine_is_recognized(bad):
     assert not MACHINE.search("see /home/you/course, ../root/x and https://host.example/~home/anna")
 
 
-@pytest.mark.parametrize("bad", ["https://pypi." + "org/simple", "--index-url http://10.0.0.7/simple", "deb.debian." + "org"])
+@pytest.mark.parametrize("bad", ["https://pypi." + "org/simple", "--index-url " + "http://10.0.0.7/simple", "deb.debian." + "org"])
 def test_a_registry_is_recognized(bad):
     assert REGISTRY.search(f"see {bad}")
     assert not REGISTRY.search("pip install --index-url https://download.pytorch.org/whl/cpu torch")
