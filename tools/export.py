@@ -263,7 +263,7 @@ def merged_imports(definitions: list[Definition], keep_previous: bool, leave_out
             members.setdefault(module, []).append(what)
     from_ += [(m, min(map(import_order, names)), wrap_import(m, sorted(names, key=import_order))) for m, names in members.items()]
     groups: dict[int, list[str]] = {0: [], 1: [], 2: []}
-    for what, statement in sorted(plain, key=lambda entry: natural(entry[0])):
+    for what, statement in sorted(plain, key=lambda entry: with_alias(entry[0])):
         groups[section(what)].append(statement)
     for module, _, statement in sorted(from_, key=lambda entry: (natural(entry[0]), entry[1])):
         groups[section(module)].append(statement)
@@ -273,6 +273,12 @@ def merged_imports(definitions: list[Definition], keep_previous: bool, leave_out
 def natural(text: str) -> tuple:
     """A sort key that ignores case and takes runs of digits as numbers, as isort does: conv2d comes before conv10d."""
     return tuple(int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", text.lower())), text
+
+
+def with_alias(what: str) -> tuple:
+    """A sort key for "module" or "module as alias"."""
+    name, _, alias = what.partition(" as ")
+    return natural(name), natural(alias)[::-1]
 
 
 def section(module: str) -> int:
@@ -285,7 +291,7 @@ def section(module: str) -> int:
 def import_order(name: str) -> tuple:
     """isort's order within one statement: CONSTANTS, then Classes, then functions."""
     word = name.split()[0]
-    return (0 if word.isupper() and len(word) > 1 else 1 if word[0].isupper() else 2, natural(word), name)
+    return (0 if word.isupper() and len(word) > 1 else 1 if word[0].isupper() else 2, with_alias(name))
 
 
 def wrap_import(module: str, names: list[str]) -> str:
@@ -411,8 +417,11 @@ def all_notebooks(root: Path = ROOT) -> list[Path]:
 def write_atomically(path: Path, text: str) -> None:
     """Write all of `text`, or leave the file as it was."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def differences(root: Path = ROOT) -> list[str]:
