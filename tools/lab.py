@@ -1,5 +1,6 @@
 """Open JupyterLab at the table of contents."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -21,5 +22,7 @@ def main(port: int, no_browser: bool) -> int:
     ]
     if no_browser:
         command.append("--no-browser")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container; Jupyter refuses to start for root unless it is told to
+        command.append("--allow-root")
     print("JupyterLab opens at the table of contents; stop it with Ctrl-C here.", flush=True)
     return environment.call(command, cwd=ROOT)
