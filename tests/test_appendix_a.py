@@ -21,6 +21,7 @@ class Plain(nn.Module):
 
 def deep(layers, activation=F.relu):
     """A class of networks made from the list that `layers` returns."""
+
     class Network(nn.Module):
         def __init__(self, n_layers):
             super().__init__()
@@ -30,6 +31,7 @@ def deep(layers, activation=F.relu):
             for layer in self.layers:
                 x = activation(layer(x))
             return x
+
     return Network
 
 
@@ -51,6 +53,7 @@ def stepper(direction=-1, zero=True, move=True, item=True):
             for p in model.parameters():
                 p += direction * lr * p.grad if move else 0
         return loss.item() if item else loss
+
     return train_step
 
 
@@ -74,8 +77,11 @@ def leaky_slope(f, at):
 
 SOLUTIONS = {
     "A.1": lambda p: (p[:, None] - p[None]).square().sum(-1).sqrt(),
-    "A.2": stable, "A.3": autograd_slope, "A.4": deep(own),
-    "A.5": lambda n, b, drop: n // b if drop else -(-n // b), "A.6": stepper(),
+    "A.2": stable,
+    "A.3": autograd_slope,
+    "A.4": deep(own),
+    "A.5": lambda n, b, drop: n // b if drop else -(-n // b),
+    "A.6": stepper(),
 }
 WRONG = [  # exercise, attempt, a word of the hint it deserves
     ("A.1", lambda p: (p[:, None] - p[None]).square().sum(-1), "squared"),
@@ -84,16 +90,20 @@ WRONG = [  # exercise, attempt, a word of the hint it deserves
     ("A.2", lambda s: s.exp() / s.exp().sum(), "each row"),
     ("A.2", lambda s: s.softmax(0), "columns"),
     ("A.2", lambda s: s.exp() / s.exp().sum(-1, keepdim=True), "nan"),
-    ("A.2", lambda s: (s - s.max()).exp() / (s - s.max()).exp().sum(-1, keepdim=True), "own largest"),
+    ("A.2", lambda s: (s - s.max()).exp() / (s - s.max()).exp().sum(-1, keepdim=True), "its own"),
     ("A.3", lambda f, at: f(torch.tensor(at)).item(), "value"),
     ("A.3", lambda f, at: torch.tensor(12.0), "plain number"),
     ("A.3", leaky_slope, "piled up"),
-    ("A.4", Plain, "ModuleList"), ("A.4", deep(shared), "shared"), ("A.4", deep(own, lambda x: x), "ReLU"),
+    ("A.4", Plain, "ModuleList"),
+    ("A.4", deep(shared), "shared"),
+    ("A.4", deep(own, lambda x: x), "ReLU"),
     ("A.5", lambda n, b, drop: n // b, "24 left over"),
     ("A.5", lambda n, b, drop: n // b if drop else n // b + 1, "exactly"),
     ("A.5", lambda n, b, drop: -(-n // b), "9 full"),
-    ("A.6", stepper(direction=1), "uphill"), ("A.6", stepper(zero=False), "Zero them"),
-    ("A.6", stepper(move=False), "didn't move"), ("A.6", stepper(item=False), "plain float"),
+    ("A.6", stepper(direction=1), "uphill"),
+    ("A.6", stepper(zero=False), "Zero them"),
+    ("A.6", stepper(move=False), "didn't move"),
+    ("A.6", stepper(item=False), "plain float"),
 ]
 
 

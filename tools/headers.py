@@ -30,7 +30,8 @@ from pathlib import Path
 folder, clone = "{folder}", Path("from-bytes-to-chat")
 if "google.colab" in sys.modules and not Path.cwd().match(folder):
     if not clone.exists():
-        subprocess.run(["git", "clone", "--quiet", "--depth=1", "{address}", clone.name], check=True)
+        address = "{address}"
+        subprocess.run(["git", "clone", "--quiet", "--depth=1", address, clone.name], check=True)
     os.chdir(clone / folder)
 root = next((p for p in Path.cwd().parents if (p / "course.py").exists()), None)
 assert root, "open this notebook inside the course: no folder above it has a course.py"

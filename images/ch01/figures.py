@@ -27,7 +27,9 @@ def next_word():
     f.bars(210, 210, values, labels, width=52, gap=14, height=120, format="{:.1%}", color="blue")
     rest = len(after) - len(common)
     f.text(664, 160, f"… and\n{rest}\nothers", size=13, color=MUTED)
-    f.text(30, 250, "A language model is a function from a text to such a list of probabilities.", size=14, anchor="start", color=MUTED)
+    f.text(
+        30, 250, "A language model is a function from a text to such a list of probabilities.", size=14, anchor="start", color=MUTED
+    )
     return f
 
 
@@ -69,7 +71,9 @@ def stages():
             f.arrow(x + 220, 183, x + 248, 183)
         f.text(x + 110, 250, "It learns", size=13, color=MUTED)
         f.text(x + 110, 272, learns, size=14)
-    f.text(380, 312, "One set of weights passes through all three stages; only the text it learns from changes.", size=14, color=MUTED)
+    f.text(
+        380, 312, "One set of weights passes through all three stages; only the text it learns from changes.", size=14, color=MUTED
+    )
     return f
 
 
@@ -77,9 +81,12 @@ def stages():
 def inside():
     f = Figure(760, 250)
     steps = [
-        ("bytes", "what a file holds", "gray", "2"), ("tokens", "pieces of words,\neach with a number", "blue", "2"),
-        ("vectors", "a list of numbers\nfor each token", "blue", "2"), ("attention", "every token looks\nback at the others", "orange", "3"),
-        ("blocks", "attention and\narithmetic, stacked", "orange", "4"), ("probabilities", "one for every\ntoken there is", "green", "4"),
+        ("bytes", "what a file holds", "gray", "2"),
+        ("tokens", "pieces of words,\neach with a number", "blue", "2"),
+        ("vectors", "a list of numbers\nfor each token", "blue", "2"),
+        ("attention", "every token looks\nback at the others", "orange", "3"),
+        ("blocks", "attention and\narithmetic, stacked", "orange", "4"),
+        ("probabilities", "one for every\ntoken there is", "green", "4"),
     ]
     for i, (name, text, color, where) in enumerate(steps):
         x = 16 + 124 * i
@@ -89,6 +96,12 @@ def inside():
         if i < 5:
             f.arrow(x + 106, 85, x + 123, 85, width=1.6)
     f.text(20, 30, "The way of a text through the model", size=16, bold=True, anchor="start")
-    f.text(20, 226, "Chapter 5 turns the knobs inside until the probabilities fit real text. Nothing else is learning.", size=13.5,
-           anchor="start", color=MUTED)
+    f.text(
+        20,
+        226,
+        "Chapter 5 turns the knobs inside until the probabilities fit real text. Nothing else is learning.",
+        size=13.5,
+        anchor="start",
+        color=MUTED,
+    )
     return f
