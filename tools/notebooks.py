@@ -31,7 +31,7 @@ def chosen(names: list[str]) -> list[Path]:
 
     Raises ValueError for a name that means none.
     """
-    every = export.all_notebooks()
+    every = export.all_notebooks(ROOT)
     paths = []
     for name in names:
         target = (ROOT / name) if (ROOT / name).exists() else Path(name).resolve()
