@@ -51,13 +51,13 @@ def sources(cells: list[dict]) -> list[str]:
 
 
 @contextlib.contextmanager
-def as_shipped(notebooks: list[Path]) -> Iterator[list[Path]]:
+def as_shipped(notebooks: list[Path], root: Path = ROOT) -> Iterator[list[Path]]:
     """The notebooks to test: a reader's copy is replaced by the committed text in a file beside it while the block runs."""
-    stand_ins = {p: p.with_name(p.name.replace(".ipynb", ".as-shipped.ipynb")) for p in notebooks if is_attempt(p)}
+    stand_ins = {p: p.with_name(p.name.replace(".ipynb", ".as-shipped.ipynb")) for p in notebooks if is_attempt(p, root)}
     try:
         for path, stand_in in stand_ins.items():
-            print(f"{path.relative_to(ROOT).as_posix()}: your exercises are left alone; testing the chapter as it came")
-            stand_in.write_text(shipped_text(path), encoding="utf-8", newline="\n")
+            print(f"{path.relative_to(root).as_posix()}: your exercises are left alone; testing the chapter as it came")
+            stand_in.write_text(shipped_text(path, root), encoding="utf-8", newline="\n")
         yield [stand_ins.get(p, p) for p in notebooks]
     finally:
         for stand_in in stand_ins.values():
