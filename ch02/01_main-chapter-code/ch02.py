@@ -41,8 +41,8 @@ def utf8_ids(text: str) -> list[int]:
     try:
         return list(text.encode("utf-8").translate(ID_OF_BYTE))
     except UnicodeEncodeError as error:
-        raise ValueError(f"the text has a lone surrogate {text[error.start]!a} at position {error.start}, which is half a character "
-                         "and not UTF-8; remove it, or read the text again with its own encoding") from None
+        raise ValueError(f"the text has a lone surrogate {text[error.start]!a} at position {error.start}: half a character, which "
+                         "isn't UTF-8; remove it, or read the text again with its own encoding") from None
 
 
 # ch02.ipynb, In [19]
@@ -76,7 +76,7 @@ def token_bytes(merges: Iterable[tuple[int, int]]) -> list[bytes]:
 
 # ch02.ipynb, In [26]
 def apply_merges(ids: list[int], ranks: dict[tuple[int, int], int]) -> list[int]:
-    """Merge the ids of one chunk until no pair of neighbors is in `ranks`, which maps a pair to its token; the smallest token goes first."""
+    """Merge the ids of one chunk, the earliest merge first, until none applies; `ranks` maps a pair to its token."""
     while len(ids) > 1:
         pair = min(pairwise(ids), key=lambda pair: ranks.get(pair, math.inf))
         if pair not in ranks:
@@ -153,7 +153,7 @@ def train_merges(chunks: Counter, n_merges: int, min_frequency: int = 2) -> list
     Ties go to the smallest ids, as in the `tokenizers` library. Stops early when no pair occurs `min_frequency` times.
     """
     words, weights = [utf8_ids(chunk) for chunk in chunks], list(chunks.values())
-    counts, places = Counter(), defaultdict(set)                                          # pair -> count; pair -> words that hold it
+    counts, places = Counter(), defaultdict(set)                                          # of each pair; words that hold it
     for i, word in enumerate(words):
         for pair in pairwise(word):
             counts[pair] += weights[i]
@@ -321,7 +321,7 @@ class BytePairTokenizer(SpecialTokenCodec):
     """The course's tokenizer: byte-pair encoding with special tokens and files. Method names are those of `tiktoken.Encoding`."""
 
     def save(self, folder: str | Path, **settings) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json` into `folder`; `settings` (a chat template, say) go into the latter."""
+        """Write `tokenizer.json` and `tokenizer_config.json` into `folder`; `settings`, such as a chat template, go there too."""
         write_files(folder, tokenizer_files(self, settings))
 
     @classmethod
@@ -398,11 +398,11 @@ def create_dataloader(ids, context_length: int, batch_size: int = 8, stride: int
                       drop_last: bool = True, seed: int = 0, num_workers: int = 0) -> DataLoader:
     """A loader of (input, target) batches, (B, T) each, over the windows of `ids`; see `TokenWindows`.
 
-    `seed` fixes the order of the shuffle. `drop_last` leaves out a last batch that isn't full. Raises ValueError if that leaves none.
+    `seed` fixes the order. `drop_last` leaves out a last batch that isn't full; raises ValueError if no batch is left then.
     """
     windows = TokenWindows(ids, context_length, stride)
     if drop_last and len(windows) < batch_size:
-        raise ValueError(f"{len(windows)} windows don't fill one batch of {batch_size}; use a smaller batch_size or stride, a longer "
-                         "text, or drop_last=False")
+        raise ValueError(f"{len(windows)} windows don't fill one batch of {batch_size}; use a smaller batch_size or stride, a "
+                         "longer text, or drop_last=False")
     return DataLoader(windows, batch_size, shuffle=shuffle, drop_last=drop_last, num_workers=num_workers,
                       generator=torch.Generator().manual_seed(seed))
