@@ -16,7 +16,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -93,6 +93,7 @@ class Line:
     text: str
     wants: frozenset[str]
     refuses: frozenset[str]
+    sets: frozenset[str]
     parts: tuple
 
     def fits(self, facts: frozenset[str]) -> bool:
@@ -100,15 +101,16 @@ class Line:
 
 
 TOKEN = re.compile(r"\{([^{}]+)\}|([\[\]|])|([^{}\[\]|]+)")
-FLAGS = {"pal": "pal", "phe": "pal", "phim": "pal", "phis": "pal", "we": "pal", "us": "pal", "our": "pal"}
+FLAGS = {slot: "pal" for slot in ("pal", "palkind", "phe", "phim", "phis", "phand")}
 
 
 def parse_line(text: str) -> Line:
-    """Compile one phrase. "@sad @!pal text" is used in sad tales without a companion; {pal} itself asks for a companion."""
-    wants, refuses = set(), set()
+    """Compile one phrase. "@sad @!pal text" is used in sad tales without a companion,
+    "@+snail text" makes @snail true for the rest of the tale, and {pal} itself asks for a companion."""
+    wants, refuses, sets = set(), set(), set()
     while text.startswith("@"):
         condition, _, text = text[1:].partition(" ")
-        (refuses if condition[0] == "!" else wants).add(condition.lstrip("!"))
+        {"!": refuses, "+": sets}.get(condition[0], wants).add(condition.lstrip("!+"))
     stack: list[list] = [[[]]]                    # a stack of alternatives, each a list of parts
     for slot, mark, plain in TOKEN.findall(text):
         if plain:
@@ -116,7 +118,7 @@ def parse_line(text: str) -> Line:
         elif slot:
             wants |= {FLAGS[slot.lower()]} if slot.lower() in FLAGS else set()
             word, _, argument = slot.partition(" ")
-            stack[-1][-1].append((word.lower(), argument, slot[0].isupper()))
+            stack[-1][-1].append((word.lower(), argument, len(slot) > 1 and slot.isupper(), slot[0].isupper()))
         elif mark == "[":
             stack.append([[]])
         elif mark == "|" and len(stack) > 1:
@@ -128,7 +130,7 @@ def parse_line(text: str) -> Line:
             raise ValueError(f"phrase has a stray {mark!r}: {text!r}")
     if len(stack) > 1:
         raise ValueError(f"phrase has an unclosed '[': {text!r}")
-    return Line(text, frozenset(wants), frozenset(refuses), tuple(stack[0][0]))
+    return Line(text, frozenset(wants), frozenset(refuses), frozenset(sets), tuple(stack[0][0]))
 
 
 @dataclass
@@ -148,7 +150,8 @@ class Block:
 
     @property
     def tags(self) -> frozenset[str]:
-        return frozenset(self.meta.get("tags", "").split()) | {self.name}
+        short = self.name.removeprefix("the ").replace("'", "").replace(" ", "-")       # "the tea shop" is tagged tea-shop
+        return frozenset(self.meta.get("tags", "").split()) | {short}
 
     def lines(self, section: str, phrase: str = "") -> list[Line]:
         return [line for s in self.sections.get(section, ()) if s.phrase == phrase for line in s.lines]
@@ -196,7 +199,7 @@ def read_names(level: str) -> dict[str, list[str]]:
     return names
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_world(level: str) -> World:
     """Read the lexicon and the phrase banks of one level."""
     if level not in LEVELS:
@@ -239,7 +242,7 @@ def fits(expression: str | None, tags: frozenset[str]) -> bool:
     return not positive or any(tags.issuperset(word.split("+")) for word in positive)
 
 
-@lru_cache(maxsize=None)
+@cache
 def matching(level: str, table: str, expression: str | None) -> list[str]:
     found = [name for name, block in getattr(load_world(level), table).items() if fits(expression, block.tags)]
     if not found:
@@ -267,7 +270,7 @@ def make_plan(seed: int | str, level: str = "full", split: str = "train") -> Pla
             return plan
 
 
-@lru_cache(maxsize=None)
+@cache
 def plot_names(level: str, unseen: bool) -> list[str]:
     return [name for name, plot in load_world(level).plots.items() if (plot.meta.get("split") == "skeletons") == unseen]
 
@@ -276,8 +279,9 @@ def draw_plan(rng: Random, level: str, unseen: bool) -> Plan:
     world = load_world(level)
     plot = world.plots[choose(rng, plot_names(level, unseen))]
     object_name = choose(rng, matching(level, "objects", plot.meta.get("objects")))
-    place = choose(rng, matching(level, "places", plot.meta.get("places")))
     weather = choose(rng, plot.meta.get("weather", world.common.meta["weather"]).split())
+    season = "" if weather in ("snowy", "frosty") else " -snow"
+    place = choose(rng, matching(level, "places", plot.meta.get("places", "") + season))
     ending = choose(rng, plot.meta["endings"].split())
     facts = world.objects[object_name].tags | world.places[place].tags | {weather, ending}
     problem = draw_section(rng, plot, "problem", facts)
@@ -295,6 +299,8 @@ def draw_plan(rng: Random, level: str, unseen: bool) -> Plan:
     resolution = draw_section(rng, plot, ending, facts)
     hero, kind, pronoun = draw_hero(rng, world)
     companion = draw_companion(rng, world, hero) if rng.random() < 0.45 else None
+    if helper == kind:
+        return draw_plan(rng, level, unseen)
     facts |= {trait} | ({"pal"} if companion else set())
     moral = choose(rng, [line for line in plot.lines("moral") or world.common.lines("moral") if line.fits(facts)])
     return Plan(plot.name, level, hero, kind, pronoun, trait, companion, place, object_name,
@@ -312,15 +318,18 @@ def draw_hero(rng: Random, world: World) -> tuple[str, str, str]:
 
 def draw_companion(rng: Random, world: World, hero: str) -> Companion:
     name, _, pronoun = draw_hero(rng, world)
-    return Companion(name, "friend", pronoun) if name != hero else draw_companion(rng, world, hero)
+    relation = choose(rng, world.common.meta["friends"].split())
+    relation = {"sibling": "sister" if pronoun == "she" else "brother"}.get(relation, relation)
+    return Companion(name, relation, pronoun) if name != hero else draw_companion(rng, world, hero)
 
 
 # ---------------------------------------------------------------- telling a plan
 
 CASES = {"she": ("she", "her", "her", "herself"), "he": ("he", "him", "his", "himself"), "it": ("it", "it", "its", "itself"),
-         "i": ("I", "me", "my", "myself")}
+         "I": ("I", "me", "my", "myself")}
+FIRST_PERSON = ("first", "letter", "diary")
 ARTICLE = re.compile(r"\b([Aa]) (?=[aeiouAEIO](?!ne\b|nce\b)(?!niq|nif|ni[ct]|nive|se|sua)|hour|honest)")
-SENTENCE_START = re.compile(r"((?:^|[.!?] |\n|\.\" )\"?)([a-z])")
+SENTENCE_START = re.compile(r"((?:^|[.!?] |[.!?]\*? |\n|\.\" )[\"*]*)([a-z])")
 
 
 def tidy(text: str) -> str:
@@ -337,35 +346,59 @@ class Teller:
         world = load_world(plan.level)
         self.plan, self.rng, self.common, self.plot = plan, rng, world.common, world.plots[plan.skeleton]
         self.used: set[Line] = set()
-        place, helper = world.places[plan.place], world.helpers[plan.helper]
-        facts = {plan.ending, plan.trait, plan.weather, plan.kind, "child" if plan.kind in ("girl", "boy") else "animal"}
+        self.entities = {"object": world.objects[plan.object], "place": world.places[plan.place],
+                         "helper": world.helpers[plan.helper], "trait": world.traits.get(plan.trait)}
+        place, helper = self.entities["place"], self.entities["helper"]
+        self.form = choose(rng, [form for form in world.common.meta["forms"].split() if form not in plan.helper])
+        self.first = self.form in FIRST_PERSON
+        child = plan.kind in ("girl", "boy")
+        facts = {plan.ending, plan.trait, plan.weather, "child" if child else "animal", self.form, f"by-{plan.helper}",
+                 "first" if self.first else "third", *self.plot.meta.get("facts", "").split()}
         for kind, phrase in (("problem", plan.problem), ("idea", plan.idea)):
             facts |= {tag for s in self.plot.sections[kind] if s.phrase == phrase for tag in s.meta.get("tag", "").split()}
-        facts |= place.tags | world.objects[plan.object].tags
-        self.slots = {"n": plan.hero, "name": plan.hero, "kind": plan.kind if "child" in facts else f"little {plan.kind}",
-                      "trait": plan.trait, "hand": "hand" if "child" in facts else "paw", "obj": plan.object, "look": plan.look,
+        facts |= place.tags | self.entities["object"].tags
+        limb, end = ("hand", "foot") if child else ("paw", "paw")
+        self.slots = {"name": plan.hero, "kind": plan.kind if child else f"little {plan.kind}", "beast": plan.kind,
+                      "little": "" if child else "little", "trait": plan.trait, "hand": limb, "hands": limb + "s", "foot": end,
+                      "feet": "feet" if child else "paws", "obj": plan.object, "look": plan.look, "a": "a", "moral": plan.moral,
                       "place": plan.place, "at": place.meta["in"], "weather": plan.weather, "h": plan.helper,
-                      "helper": f"the {plan.helper}", "moral": plan.moral}
-        self.cases("", plan.pronoun)
+                      "helper": helper.meta.get("called", f"the {plan.helper}"),
+                      "ahelper": helper.meta.get("called", f"a {plan.helper}"), "thirdhis": CASES[plan.pronoun][2]}
+        self.slots |= dict(zip(("n", "nm", "n's"), ("I", "me", "my") if self.first else (plan.hero, plan.hero, plan.hero + "'s")))
+        self.slots |= dict(zip(("they", "them", "their"), ("we", "us", "our") if self.first else ("they", "them", "their")))
+        self.cases("", "I" if self.first else plan.pronoun)
         self.cases("h", helper.meta["he"])
         if plan.companion:
             facts.add("pal")
-            self.slots["pal"] = plan.companion.name
+            self.slots |= {"pal": plan.companion.name, "palkind": plan.companion.kind, "phand": "hand" if child else "paw"}
             self.cases("p", plan.companion.pronoun)
-        spots = place.meta["spot"].split("; ")
-        self.spots = sorted(spots, key=lambda spot: rng.random())
+        self.spots = shuffled(rng, place.meta["spot"].split("; "))
         self.facts = frozenset(facts)
 
     def cases(self, prefix: str, pronoun: str) -> None:
         self.slots |= dict(zip((prefix + "he", prefix + "him", prefix + "his", prefix + "himself"), CASES[pronoun]))
 
     def slot(self, word: str, argument: str) -> str:
-        if word == "a":
-            return f"a {self.plan.helper}" if argument == "helper" else f"a {self.slots[argument]}"
+        if word == "a" and argument:
+            return self.slots["a" + argument]
+        if word == "say":                         # {say whispered}: Mia whispered, whispered Mia, she whispered, I whispered
+            who = self.slots["n"] if self.first or self.rng.random() < 0.6 else self.slots["he"]
+            turned = who == self.plan.hero and argument in TURNED and self.rng.random() < 0.6
+            return f"{argument} {who}" if turned else f"{who} {argument}"
+        if word == "love":
+            return self.render(self.phrase(choose(self.rng, self.entities["object"].meta["love"].split("; "))))
         if word == "spot":
             self.spots.append(self.spots.pop(0))
             return self.spots[-1]
+        if word.startswith("*"):
+            entity, _, section = word[1:].partition(".")
+            return self.pick(self.entities[entity].lines(section) if entity in self.entities else self.common.lines(word[1:]))
         return self.slots[word]
+
+    @staticmethod
+    @cache
+    def phrase(text: str) -> tuple:
+        return parse_line(text).parts
 
     def render(self, parts) -> str:
         out = []
@@ -375,8 +408,11 @@ class Teller:
             elif isinstance(part, list):
                 out.append(self.render(choose(self.rng, part)))
             else:
-                value = self.slot(part[0], part[1])
-                out.append(value[0].upper() + value[1:] if part[2] else value)
+                word, argument, shout, capital = part
+                value = self.slots.get(word) if not argument else None
+                if value is None:
+                    value = self.slot(word, argument)
+                out.append(value.upper() if shout else value[:1].upper() + value[1:] if capital else value)
         return "".join(out)
 
     def pick(self, lines: list[Line]) -> str:
@@ -386,6 +422,7 @@ class Teller:
             return ""
         line = choose(self.rng, options)
         self.used.add(line)
+        self.facts |= line.sets
         return self.render(line.parts)
 
     def beat(self, name: str) -> str:
@@ -396,9 +433,16 @@ class Teller:
         section = plan.ending if name == "outcome" else name
         return self.pick(plot.lines(section, phrase)) or self.pick(self.common.lines(section))
 
+    def layout(self) -> list[str]:
+        return self.pick(self.common.lines("layout")).split()
 
-LAYOUTS = {"simple": ("intro weather? setup pal? / problem feel? attempt palhelp? / helper idea / outcome thanks? end morals?",
-                      "intro weather? setup pal? / problem attempt feel? / helper idea / outcome thanks? end morals?")}
+
+def shuffled(rng: Random, options: list) -> list:
+    options = list(options)
+    return [options.pop(int(rng.random() * len(options))) for _ in range(len(options))]
+
+
+TURNED = {"said", "asked", "cried", "whispered", "shouted", "called", "murmured", "yelled", "breathed"}
 
 
 def tell(plan: Plan, seed: int | str) -> str:
@@ -419,7 +463,7 @@ def draw_pieces(plan: Plan, rng: Random) -> list[tuple[str, bool]]:
     """The telling's beats as (text, whether it may be left out); the text "/" ends a paragraph."""
     teller = Teller(plan, rng)
     pieces = []
-    for beat in choose(rng, LAYOUTS[plan.level]).split():
+    for beat in teller.layout():
         if beat == "/":
             pieces.append(("/", False))
         elif not beat.endswith("?") and not (beat == "attempt" and not plan.attempts):
