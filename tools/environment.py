@@ -22,10 +22,10 @@ def venv_python() -> Path:
 
 
 def requirements(dev: bool = False) -> list[str]:
-    """The lines of requirements.txt (and requirements-dev.txt), without comments."""
+    """The requirements in requirements.txt (and requirements-dev.txt), without comments and pip's own options."""
     files = ["requirements.txt"] + (["requirements-dev.txt"] if dev else [])
     lines = [line.split("#")[0].strip() for name in files for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line and not line.startswith("-r")]
+    return [line for line in lines if line and not line.startswith("-")]
 
 
 def numbers(version: str) -> tuple[int, ...]:

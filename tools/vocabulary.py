@@ -48,7 +48,7 @@ def verified(name: str, content: bytes) -> bytes:
 def build_cache(folder: Path) -> Path:
     """Put both files into `folder` under tiktoken's names, each written whole or not at all; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    if all((folder / cached).exists() for cached, _ in FILES.values()):
+    if all(is_whole(folder / cached, digest) for cached, digest in FILES.values()):
         return folder
     merges = verified("vocab.bpe", MERGES.read_bytes())
     contents = {"vocab.bpe": merges, "encoder.json": verified("encoder.json", encoder_json(merges.decode("utf-8")).encode("utf-8"))}
@@ -57,6 +57,11 @@ def build_cache(folder: Path) -> Path:
         temporary.write_bytes(content)
         os.replace(temporary, folder / FILES[name][0])
     return folder
+
+
+def is_whole(path: Path, digest: str) -> bool:
+    """Whether the file is there with the right bytes; tiktoken would throw a damaged one away and go to the network."""
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
 
 
 def use_bundled_gpt2() -> None:
