@@ -1,0 +1,198 @@
+"""Measure the checker: on tales as they come, on tales spoiled on purpose, and on what the 5-gram model writes.
+
+    python data/measure_checker.py --level simple --tales 2000
+
+Prints the figures that the data card quotes. --out FILE also writes them as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data import tales                                                       # noqa: E402
+from data.ngram import NGram                                                 # noqa: E402
+from data.read_tale import SKILLS, check_tale, passes, read_tale, skills     # noqa: E402
+
+FACTS = ("hero", "kind", "pronoun", "trait", "companion", "place", "object", "ending")
+
+
+# ---------------------------------------------------------------- tales with their endings marked
+
+class Recorder(tales.Teller):
+    """A teller that remembers which words were the ending's."""
+
+    last_end = ""
+
+    def beat(self, name: str) -> str:
+        text = super().beat(name)
+        if name == "end":
+            Recorder.last_end = tales.tidy(text)
+        return text
+
+
+def tales_with_ends(n: int, seed: int, level: str, split: str) -> list[tuple[tales.Plan, str, str]]:
+    told, original = [], tales.Teller
+    tales.Teller = Recorder
+    try:
+        for plan, text in tales.generate_tales(n, seed, level, split):
+            told.append((plan, text, Recorder.last_end))
+    finally:
+        tales.Teller = original
+    return told
+
+
+# ---------------------------------------------------------------- seven ways to spoil a tale
+
+def sentences_of(text: str) -> list[str]:
+    return re.findall(r'\S.*?[.!?*]+["”)*]*(?=\s|$)|\S[^.!?]*$', text)
+
+
+def second_half(text: str, change: Callable[[str], str]) -> str:
+    """Change what comes after the sentence end nearest the middle."""
+    ends = [m.end() for m in re.finditer(r'[.!?]["”]?(?=\s)', text)]
+    cut = min(ends, key=lambda end: abs(end - len(text) // 2), default=len(text) // 2)
+    return text[:cut] + change(text[cut:])
+
+
+def rename_hero(plan, text, end, rng, pool):
+    names = tales.load_world(plan.level).names
+    group = plan.kind if plan.kind in names else "animal"
+    other = tales.choose(rng, [name for name in names[group] if name not in text])
+    return second_half(text, lambda half: re.sub(rf"\b{re.escape(plan.hero)}\b", other, half))
+
+
+def swap_object(plan, text, end, rng, pool):
+    other = tales.choose(rng, [name for name in tales.load_world(plan.level).objects if name not in text])
+    return second_half(text, lambda half: re.sub(rf"\b{re.escape(plan.object)}\b", other, half))
+
+
+def shuffle(plan, text, end, rng, pool):
+    return " ".join(sorted(sentences_of(text), key=lambda _: rng.random()))
+
+
+def end_of_another(plan, text, end, rng, pool):
+    other = tales.choose(rng, pool)
+    mine, theirs = sentences_of(text), sentences_of(other[1])
+    return " ".join(mine[:-max(2, len(mine) // 4)] + theirs[-max(2, len(theirs) // 4):]) if other[0].hero != plan.hero else text
+
+
+def end_of_other_mood(plan, text, end, rng, pool):
+    """The ending that this very tale would have had, had it ended the other way; the outcome stays as it was."""
+    other = replace(plan, ending="happy" if plan.ending == "sad" else "sad")
+    try:
+        new = tales.tidy(tales.Teller(other, rng).beat("end"))
+    except Exception:                        # a telling whose end can't be had by itself
+        return text
+    return text.replace(end, new) if end and new else text
+
+
+def truncate(plan, text, end, rng, pool):
+    words = list(re.finditer(r"\S+", text))
+    return text[:words[int(len(words) * (0.3 + 0.6 * rng.random()))].end()]
+
+
+def repeat_sentence(plan, text, end, rng, pool):
+    sentences = sentences_of(text)
+    long = [i for i, sentence in enumerate(sentences) if len(sentence.split()) > 3]
+    i = tales.choose(rng, long)
+    j = i + int(rng.random() * (len(sentences) - i))
+    return " ".join(sentences[:j + 1] + [sentences[i]] + sentences[j + 1:])
+
+
+def flip_pronouns(plan, text, end, rng, pool):
+    """From the middle on, every he is a she and the other way around, outside quotation marks."""
+    swap = {"he": "she", "she": "he", "him": "her", "his": "her", "himself": "herself", "herself": "himself", "her": "his"}
+
+    def flip(match):
+        word = match[0]
+        new = "him" if word.lower() == "her" and re.match(r"[.,!?;]| (and|to|in|on|at|up|with|about|from|the|a)\b", match.string[match.end():]) \
+            else swap[word.lower()]
+        return new.capitalize() if word[0].isupper() else new
+
+    def outside_quotes(half):
+        return '"'.join(re.sub(r"\b(he|she|him|his|her|himself|herself)\b", flip, part, flags=re.I) if i % 2 == 0 else part
+                        for i, part in enumerate(half.split('"')))
+
+    return second_half(text, outside_quotes)
+
+
+SPOILERS = {"hero renamed half-way": rename_hero, "object swapped half-way": swap_object, "sentences shuffled": shuffle,
+            "ending of another tale": end_of_another, "ending of the other mood": end_of_other_mood, "truncated": truncate,
+            "a sentence repeated": repeat_sentence, "pronouns flipped half-way": flip_pronouns}
+
+
+# ---------------------------------------------------------------- figures
+
+def share(hits: int, of: int) -> float:
+    return round(hits / of, 4) if of else float("nan")
+
+
+def measure_sound(told, level: str) -> dict:
+    start = time.perf_counter()
+    readings = [read_tale(text, level) for _, text, _ in told]
+    seconds = time.perf_counter() - start
+    wrong = Counter(v.name for plan, text, _ in told for v in check_tale(text, plan) if v.name.startswith("wrong "))
+    named = Counter(v.name for reading in readings for v in reading.violations)
+    return {"pass": share(sum(not reading.violations for reading in readings), len(told)), "violations": dict(named.most_common()),
+            "facts agree": {fact: share(len(told) - wrong[f"wrong {fact}"], len(told)) for fact in FACTS},
+            "fact told": {fact: share(sum(bool(getattr(r, fact)) for r in readings), len(told)) for fact in ("place", "companion")},
+            "tales a second": round(len(told) / seconds)}
+
+
+def measure_spoiled(told, level: str, seed: int) -> dict:
+    result = {}
+    for kind, spoil in SPOILERS.items():
+        rng = Random(f"{kind} {seed}")
+        spoiled = [(text, spoil(plan, text, end, rng, told)) for plan, text, end in told]
+        changed = [new for text, new in spoiled if " ".join(new.split()) != " ".join(text.split())]
+        result[kind] = {"objects": share(sum(not passes(new, level) for new in changed), len(changed)), "tales": len(changed)}
+    return result
+
+
+def measure_ngram(level: str, training_tales: int, samples: int, seed: int, held_out: list[str]) -> dict:
+    model = NGram().fit(text for _, text in tales.generate_tales(training_tales, seed + 1, level))
+    rng = Random(seed)
+    texts = [model.sample(rng) for _ in range(samples)]
+    kept = Counter(skill for text in texts for skill, shown in skills(text, level).items() if shown)
+    return {"training tales": training_tales, "rejected": share(sum(not passes(text, level) for text in texts), samples),
+            "samples": samples, "perplexity per word, held-out combinations": round(model.perplexity(held_out), 3),
+            "skills": {skill: share(kept[skill], samples) for skill in SKILLS}}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Measure the tale checker.")
+    parser.add_argument("--level", default="full", choices=tales.LEVELS)
+    parser.add_argument("--tales", type=int, default=2000, help="of each split (default 2000)")
+    parser.add_argument("--ngram-tales", type=int, default=20_000, help="that the 5-gram model counts; 0 leaves it out")
+    parser.add_argument("--samples", type=int, default=1000, help="drawn from the 5-gram model (default 1000)")
+    parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    result = {"level": options.level, "tales of each split": options.tales, "seed": options.seed, "sound": {}, "spoiled": {}}
+    for split in tales.SPLITS:
+        told = tales_with_ends(options.tales, options.seed, options.level, split)
+        result["sound"][split] = measure_sound(told, options.level)
+        result["spoiled"][split] = measure_spoiled(told, options.level, options.seed)
+        print(split, json.dumps(result["sound"][split], indent=1), json.dumps(result["spoiled"][split], indent=1), flush=True)
+    if options.ngram_tales:
+        held_out = [text for _, text in tales.generate_tales(300, options.seed, options.level, "combinations")]
+        result["5-gram"] = measure_ngram(options.level, options.ngram_tales, options.samples, options.seed, held_out)
+        print("5-gram", json.dumps(result["5-gram"], indent=1))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8", newline="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

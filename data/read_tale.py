@@ -1,0 +1,586 @@
+"""Read a tale back into facts and say what is wrong with it, knowing the world's words but none of its phrases.
+
+    reading = read_tale(text, level="simple")
+    print(reading.hero, reading.object, reading.ending, reading.violations)
+
+The checker reads as a stranger would: it splits sentences, follows names, pronouns and the object through them, and looks for
+cue words of problem, outcome and mood. From the generator it takes only the lexicon (names, kinds, objects, places, helpers).
+It can be fooled, and it says nothing about beauty; the data card states how often it errs, and in which direction.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+from data.tales import Plan, lexicon
+
+# ---------------------------------------------------------------- what the reader knows: closed classes and cue words
+
+FEMALE = set("girl woman lady mother mom mum mama grandmother grandma granny aunt sister queen princess daughter".split())
+MALE = set("boy man father dad papa grandfather grandpa uncle brother king prince son mister gentleman".split())
+PEOPLE = set("farmer teacher baker doctor sailor child baby neighbor friend stranger cousin magician captain nurse cook "
+             "owner someone somebody nobody everyone thief driver guard judge mayor conductor".split())
+ANIMALS = set("bird crow owl dog cat cow horse goat mole rabbit fox bear mouse frog duck ant fish sheep pig hen hedgehog squirrel "
+              "badger beaver otter raccoon magpie seagull gull heron swallow snail donkey goose wolf".split())
+PRONOUNS = {"she": "she", "her": "she", "hers": "she", "herself": "she", "he": "he", "him": "he", "his": "he", "himself": "he"}
+ARTICLES = {"a", "an", "the", "my", "your", "our", "their", "its"}
+POSSESSIVES = {"his", "her", "my", "their", "your", "our"}
+SAYING = "said asked cried shouted called whispered answered laughed told replied thought".split()
+BE = {"is", "are", "was", "were", "am"}
+MODALS = set("can could will would shall should must cannot can't couldn't won't wouldn't did didn't does doesn't do don't".split())
+PAST_ONLY = set("went gave took ran fell knew flew blew threw saw sang began drank grew wrote rode spoke woke shook came".split())
+PAST = PAST_ONLY - {"saw"} | set("was were had said told made kept lost held brought bought caught".split())
+NO_VERB_BEFORE = BE | {"has", "had", "have", "do", "does", "did", "he", "she", "they", "we", "i", "him", "them", "and", "or", "but",
+                       "of", "to", "with", "from", "for", "at", "a", "an", "the", "my", "your", "our", "their", "its", "very.",
+                       ".", ",", "!", "?", "then", "because"}
+OBJECT_PREPOSITIONS = {"of", "to", "with", "from", "into", "onto", "behind", "beside"}
+LOCATIVE = {"under", "behind", "in", "on", "inside", "beside", "near", "over", "into", "between", "among", "by", "onto", "beneath"}
+MAY_DOUBLE = set("very so had that no oh down up more knock tap ha yes bye go drip boom caw splash hop long far round many".split())
+
+PROBLEMS = {  # class: cues, in the order in which they win
+    "quarrel": "wanted it too|want the .* too|mine|quarrel|fight",
+    "taken": "took the|takes|stole|steals|snatched|grabbed|carried off|thief",
+    "stuck": "stuck|in the mud|into the mud|not move|would not go|caught in|jammed|tangled|into a tree|in a tree|tall tree|top of a tree",
+    "fallen": "fell in|falls in|fell into|falls into|in the water|in went|hole|float|sank|sinks|over a wall|over the wall",
+    "broken": "broke|breaks|crack|torn|tore|snap|split|fell down and|smash",
+    "lost": "lost|gone|missing|find it|not there|wasn't there|nowhere|vanished|left behind",
+    "spoiled": "wet|dirty|stain|soaked|muddy|rain",
+    "fear": "noise|dark|afraid|scared|bump in|tap tap",
+    "slow": "slow|last|late|faster",
+}
+SAD = set("sad sadly cried cry crying tears wept weep miss missed sob sobbed lonely sorrow unhappy heartbroken goodbye sadness".split())
+HAPPY = set("happy happily happiest happier glad smile smiled smiling joy joyful proud delighted cheered beamed grinned content "
+            "safe hugged merry wonderful".split())
+FUNNY = set("laugh laughed laughing laughs laughter giggle giggled giggling funny silly joke chuckled chuckle snorted".split())
+MOODS = {"sad": SAD, "happy": HAPPY, "funny": FUNNY}
+NOT = {"not", "no", "never", "nobody", "without", "nothing", "isn't", "wasn't", "didn't", "don't", "stop", "stopped"}
+LOST_FOR_GOOD = re.compile(
+    r"\bnever\b|\bgone\b|too late|too deep|too broken|stayed broken|was broken|\bit broke\b|THING broke|, broke\b|\bapart\b|"
+    r"took the (\w+ )?THING (away|up|and flew)|took it away|\bate (it|the)|flew (far )?away|(went|float\w*|blew|sailed|rolled) away|"
+    r"not there|no (one|body)? ?could|could not (be|roll|fix|find|mend|reach)|did not (come|find|get)|came in last|was last|no end|"
+    r"no (\w+ )?(any ?more|gift|THING)|could not \w+ it|no longer|for ever|forever|for good")
+SOLVED = re.compile(
+    r"\b(had|have|got|has) (it|the (\w+ )?THING) (back|again)|THING (came|was) back|down came|out came|up came|came (down|out|up)|"
+    r"there (it )?(was|lay|sat|is)|\bfixed\b|mended|found (it|the)|gave (it )?back|put down the|dropped the|won the|came in first|"
+    r"in (his|her) (own )?(hand|paw|bag)|good as new|all the time|not broken|love it")
+OPENING = re.compile(r"once there (was|lived)|there (once )?(was|lived) once|once upon a time|this is the story|there was once|"
+                     r"\b(his|her) name was|HERO was a (\w+ )?(little )?(KIND)\b|HERO, an? \w+ (little )?(KIND)\b")
+STARTERS = {"then", "but", "so", "soon", "and", "he", "she", "it", "they", "his", "her", "that", "him", "there's"}
+MORAL = re.compile(r"\b(always|never|good|all right|when you|if you|is better|everyone|ask|friends|laugh|help|be)\b")
+
+SKILLS = {  # what the chapters plot: a skill is kept where none of its violations occurs
+    "grammar": {"article", "doubled word", "unknown word", "word order", "quotation"},
+    "hero keeps the name": {"no hero", "hero renamed", "stranger", "hero vanishes", "hero changes kind"},
+    "pronouns agree": {"pronoun"},
+    "object kept": {"no object", "object changed", "object vanishes", "object looks different"},
+    "told in order": {"no introduction", "introduced late", "not introduced", "no problem"},
+    "ending told": {"ending missing"},
+    "ending fits": {"celebrated unsolved", "mourned solved", "mixed ending"},
+    "no repetition": {"repeated sentence"},
+    "finished": {"unfinished"},
+}
+
+
+@dataclass(frozen=True)
+class Violation:
+    name: str
+    why: str
+
+
+@dataclass
+class Sentence:
+    text: str
+    words: list[str]            # all words and marks, lower case
+    told: list[str]             # the words outside quotation marks
+    names: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Reading:
+    """The facts of a tale as a reader finds them; "" where the tale doesn't say."""
+
+    hero: str = ""
+    kind: str = ""
+    pronoun: str = ""
+    trait: str = ""
+    companion: str = ""
+    place: str = ""
+    object: str = ""
+    problem: str = ""
+    helper: str = ""
+    solved: bool | None = None
+    ending: str = ""
+    sentences: list[str] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
+
+
+# ---------------------------------------------------------------- words and sentences
+
+TOKEN = re.compile(r"[A-Za-z]+(?:['’-][A-Za-z]+)*|\d+|\.\.\.|[^\s]")
+SENTENCE = re.compile(r'.+?(?:[.!?]+["”*)]*(?=\s+["“*(]?[A-Z]|\s*$|\s*\n)|\s*\n+|$)', re.S)
+
+
+@dataclass(frozen=True)
+class Words:
+    """The lexicon of one level, arranged for looking things up."""
+
+    names: dict[str, str]                   # name -> "she", "he" or "" for the animals' names
+    kinds: frozenset[str]
+    traits: frozenset[str]
+    objects: dict[str, list[tuple]]         # first word -> the phrases that begin with it
+    places: dict[str, list[tuple]]
+    people: dict[str, list[tuple]]
+    spelled: frozenset[str]
+    opening: re.Pattern
+
+
+def by_first_word(phrases: Iterable[str]) -> dict[str, list[tuple]]:
+    table: dict[str, list[tuple]] = {}
+    for phrase in sorted({p.lower().removeprefix("the ") for p in phrases}, key=len, reverse=True):
+        words = tuple(TOKEN.findall(phrase))
+        table.setdefault(words[0], []).append(words)
+    return table
+
+
+@lru_cache(maxsize=None)
+def words_of(level: str) -> Words:
+    known = lexicon(level)
+    names = dict.fromkeys(known["animals"], "") | dict.fromkeys(known["girls"], "she") | dict.fromkeys(known["boys"], "he")
+    kinds = frozenset(known["kinds"])
+    everyone = {*known["helpers"], *FEMALE, *MALE, *PEOPLE, *ANIMALS, *kinds}
+    return Words(names, kinds, frozenset(known["traits"]), by_first_word(known["objects"]), by_first_word(known["places"]),
+                 by_first_word(everyone), common_words(),
+                 re.compile(OPENING.pattern.replace("KIND", "|".join(kinds))))
+
+
+@lru_cache(maxsize=None)
+def common_words() -> frozenset[str]:
+    """The whole words among GPT-2's tokens: some 24,000, and with them the letter triples English is spelled with."""
+    lines = (Path(__file__).with_name("gpt2") / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
+    tokens = (line.replace(" ", "") for line in lines)
+    return frozenset(token[1:].lower() for token in tokens if token[0] == "Ġ" and token[1:].isalpha())
+
+
+@lru_cache(maxsize=None)
+def letter_triples() -> frozenset[str]:
+    return frozenset(f"^{word}$"[i:i + 3] for word in common_words() for i in range(len(word)))
+
+
+def find_phrases(words: list[str], table: dict[str, list[tuple]]) -> list[tuple[int, int, str]]:
+    """Where the table's phrases stand, as (start, end, phrase), the longest first; a plural's or possessive's s is let pass."""
+    found, i = [], 0
+    while i < len(words):
+        for phrase in table.get(words[i].removesuffix("'s"), ()):
+            n = len(phrase)
+            if n == 1 or (*words[i:i + n - 1], words[min(i + n, len(words)) - 1].removesuffix("'s")) == phrase:
+                found.append((i, i + n, " ".join(phrase)))
+                i += n - 1
+                break
+        i += 1
+    return found
+
+
+def split_sentences(text: str, names: dict[str, str]) -> list[Sentence]:
+    sentences, inside = [], False
+    for match in SENTENCE.finditer(text):
+        raw = TOKEN.findall(match[0].replace("“", '"').replace("”", '"').replace("’", "'"))
+        if not raw:
+            continue
+        told = []
+        for token in raw:
+            if token == '"':
+                inside = not inside
+            elif not inside:
+                told.append(token.lower())
+        if "\n" in text[match.end() - 1:match.end() + 2]:
+            inside = False                                  # a quotation ends with its paragraph at the latest
+        found = [name for name in (token.removesuffix("'s") for token in raw) if name in names]
+        sentences.append(Sentence(match[0].strip(), [t.lower() for t in raw if t != '"'], told, found))
+    return sentences
+
+
+# ---------------------------------------------------------------- the tale in the reader's head
+
+class Tale:
+    """A tale under reading: its sentences, the people and things in them, and the facts found so far."""
+
+    def __init__(self, text: str, level: str):
+        self.text, self.known = text.strip(), words_of(level)
+        self.sentences = split_sentences(self.text, self.known.names)
+        self.facts = Reading(sentences=[s.text for s in self.sentences])
+        self.things = [find_phrases(s.words, self.known.objects) for s in self.sentences]
+        self.people = [find_phrases(s.told, self.known.people) for s in self.sentences]
+
+    def object_to(self, name: str, why: str) -> None:
+        if all(violation.name != name for violation in self.facts.violations):
+            self.facts.violations.append(Violation(name, why))
+
+    def last(self, share: float, at_least: int = 3) -> range:
+        """The indices of the tale's last sentences."""
+        n = len(self.sentences)
+        return range(max(0, min(n - at_least, n - int(n * share))), n)
+
+
+def read_names(tale: Tale) -> None:
+    """The hero is whom the tale names first; one companion may join, if it says so; the end must still know the hero."""
+    facts = tale.facts
+    order = [(i, name) for i, s in enumerate(tale.sentences) for name in s.names]
+    if not order:
+        return tale.object_to("no hero", "nobody in this tale has a name")
+    facts.hero = order[0][1]
+    at_end = {name for i, name in order if i in tale.last(0.4)}
+    for i, name in order:
+        if name in (facts.hero, facts.companion):
+            continue
+        if not facts.companion and introduces(tale.sentences[i].text, name, facts.hero):
+            facts.companion = name
+        else:
+            tale.object_to("stranger" if facts.hero in at_end else "hero renamed",
+                           f"{name} turns up unannounced in {facts.hero}'s tale: {tale.sentences[i].text}")
+    if facts.hero not in at_end:
+        tale.object_to("hero vanishes", f"the end doesn't speak of {facts.hero}")
+    return None
+
+
+def introduces(text: str, name: str, hero: str) -> bool:
+    kin = "friend|brother|sister|cousin|neighbou?r|twin|with|named|called|met"
+    return bool(re.search(rf"\b({kin}) {name}\b|\b{name}(, (his|her) \w+,)? (came|joined|was with|went with)\b|"
+                          rf"\b{name}, (his|her|a) (best )?(friend|{kin})|\b{hero} and {name}\b|\b{name} and {hero}\b", text))
+
+
+def read_kind(tale: Tale) -> None:
+    """Girl, boy or which animal, and so she or he."""
+    facts, gender = tale.facts, {"girl": "she", "boy": "he"}
+    start = [word for s in tale.sentences[:5] for word in s.told]
+    facts.kind = next((word for word in start if word in tale.known.kinds), "")
+    by_name = tale.known.names.get(facts.hero, "")
+    opening = [word for s in tale.sentences[:2] for word in s.told]
+    first = next((PRONOUNS[word] for word in opening if word in PRONOUNS), "")
+    facts.pronoun = gender.get(facts.kind) or by_name or first
+    if by_name and by_name != facts.pronoun:
+        tale.object_to("hero changes kind", f"{facts.hero} is no name for a {facts.kind}")
+    if facts.kind in gender and re.search(rf"\b{facts.hero}'s paw", tale.text):
+        tale.object_to("hero changes kind", f"{facts.hero} is a {facts.kind} and has a paw")
+    traits = Counter(word for s in tale.sentences for word in s.told if word in tale.known.traits)
+    facts.trait = max(traits, key=traits.get, default="")
+
+
+def read_pronouns(tale: Tale) -> None:
+    """Every he and she needs somebody of that sex who was named in this sentence or in the last one that named anybody."""
+    facts = tale.facts
+    sex = dict(tale.known.names) | dict.fromkeys(FEMALE, "she") | dict.fromkeys(MALE, "he") | {facts.hero.lower(): facts.pronoun}
+    sex |= {name.lower(): s for name, s in tale.known.names.items() if name != facts.hero}
+    hero = facts.hero.lower()
+    before: list[str] = []
+    for i, sentence in enumerate(tale.sentences):
+        present: list[str] = []
+        phrases = {start: phrase for start, _, phrase in tale.people[i]}
+        for j, word in enumerate(sentence.told):
+            base = word.removesuffix("'s")
+            if j in phrases:
+                present.append(phrases[j])
+            elif base in (hero, facts.companion.lower()):
+                present.append(base)
+            elif word in PRONOUNS:
+                fitting = [who for who in (*present[::-1], *before[::-1], hero) if agrees(sex, who, PRONOUNS[word])]
+                if not fitting:
+                    tale.object_to("pronoun", f'"{word}" fits nobody here: {sentence.text}')
+                    continue
+                if len(set(fitting)) == 1 and not sex.get(fitting[0]):
+                    sex[fitting[0]] = sex.get(fitting[0].split()[-1]) or PRONOUNS[word]
+                present.append(fitting[0])
+        before = present or before
+    facts.pronoun = facts.pronoun or sex[hero]
+
+
+def agrees(sex: dict[str, str], who: str, pronoun: str) -> bool:
+    known = sex.get(who) or sex.get(who.split()[-1], "")
+    return not known or known == pronoun
+
+
+def read_object(tale: Tale) -> None:
+    """The tale's object is the thing it names most; it keeps its look, is there at the end, and no other takes its place."""
+    facts = tale.facts
+    mentions = [(i, start, thing) for i, things in enumerate(tale.things) for start, _, thing in things]
+    central = Counter(thing for i, start, thing in mentions if not is_scenery(tale, i, start))
+    if not central:
+        return tale.object_to("no object", "no thing that this world knows plays a part")
+    facts.object = max(central, key=central.get)
+    if not any(thing == facts.object for i in tale.last(0.4, 4) for _, _, thing in tale.things[i]):
+        tale.object_to("object vanishes", f"the end doesn't speak of the {facts.object}")
+    check_look(tale)
+    definite, introduced = Counter(), set()
+    for i, start, thing in mentions:
+        article = article_before(tale.sentences[i].words, start)
+        if article in ("the", "his", "her", "my") and not is_scenery(tale, i, start):
+            definite[thing] += 1 + (thing not in introduced and i > 0.4 * len(tale.sentences))
+        elif article != "the":
+            introduced.add(thing)
+        if definite[thing] > 1 and thing.split()[-1] != facts.object.split()[-1]:
+            tale.object_to("object changed", f"the {facts.object} has become a {thing}: {tale.sentences[i].text}")
+    return None
+
+
+def article_before(words: list[str], start: int) -> str:
+    """The article or possessive of the noun at `start`, over at most two adjectives."""
+    for word in words[max(0, start - 3):start][::-1]:
+        if word in ARTICLES or word in POSSESSIVES:
+            return word
+        if not word.isalpha() or word in LOCATIVE:
+            break
+    return ""
+
+
+def is_scenery(tale: Tale, i: int, start: int) -> bool:
+    words = tale.sentences[i].words
+    return start >= 2 and words[start - 2] in LOCATIVE and words[start - 1] in ARTICLES
+
+
+LOOKS = [set("red blue yellow green white black brown pink gold golden silver purple orange gray".split()),
+         {"big", "little", "small", "tiny", "huge"}, {"old", "new"}, {"long", "short"}]
+
+
+def check_look(tale: Tale) -> None:
+    seen: dict[int, str] = {}
+    for i, things in enumerate(tale.things):
+        for start, _, thing in things:
+            look = tale.sentences[i].words[start - 1] if start else ""
+            for group, words in enumerate(LOOKS):
+                if thing == tale.facts.object and look in words and seen.setdefault(group, look) != look:
+                    tale.object_to("object looks different", f"the {seen[group]} {thing} is {look} now: {tale.sentences[i].text}")
+
+
+def read_place(tale: Tale) -> None:
+    half = tale.sentences[:len(tale.sentences) // 2 + 1]
+    found = Counter()
+    for s in half:
+        for start, _, place in find_phrases(["house" if w == "home" else w for w in s.told], tale.known.places):
+            found[place] += bool({"in", "at", "on", "by", "to", "near"} & set(s.told[max(0, start - 3):start]))
+    place = max(found, key=found.get, default="")
+    tale.facts.place = place and f"the {place}"
+
+
+# ---------------------------------------------------------------- the order of telling
+
+def check_order(tale: Tale) -> None:
+    facts, n = tale.facts, len(tale.sentences)
+    first = tale.sentences[0]
+    if facts.hero and facts.hero not in [name for s in tale.sentences[:3] for name in s.names]:
+        tale.object_to("no introduction", f"{facts.hero} is named late")
+    if first.words[0] in STARTERS:
+        tale.object_to("no introduction", f"the tale begins in the middle: {first.text}")
+    for i, sentence in enumerate(tale.sentences):
+        if i > max(2, 0.35 * n) and tale.known.opening.search(plain(tale, i)):
+            tale.object_to("introduced late", f"an introduction stands in the middle: {sentence.text}")
+    check_first_mentions(tale)
+
+
+def check_first_mentions(tale: Tale) -> None:
+    """People and animals come in as "a crow" and are "the crow" afterwards; so is the object."""
+    met: set[str] = {tale.facts.kind}
+    unmet: dict[str, str] = {}
+    for i, sentence in enumerate(tale.sentences):
+        for start, _, who in tale.people[i]:
+            article = article_before(sentence.told, start)
+            if article in ("a", "an"):
+                if who in unmet:
+                    tale.object_to("introduced late", f"{who} was spoken of before: {sentence.text}")
+                met |= {who, who.split()[-1]}
+            elif article == "the" and who not in met:
+                unmet[who] = sentence.text
+                if who.split()[-1] in ANIMALS | PEOPLE | FEMALE | MALE:
+                    tale.object_to("not introduced", f"who is the {who}? {sentence.text}")
+            else:
+                met |= {who, who.split()[-1]}
+    definite = ""
+    for i, things in enumerate(tale.things):
+        for start, _, thing in things:
+            words = tale.sentences[i].words
+            if thing == tale.facts.object and not is_scenery(tale, i, start):
+                article = article_before(words, start)
+                if article in ("a", "an") and definite and "what" not in words[max(0, start - 4):start]:
+                    tale.object_to("introduced late", f"the {thing} was spoken of before: {tale.sentences[i].text}")
+                definite = definite or (article == "the" and thing)
+
+
+# ---------------------------------------------------------------- problem, outcome, mood
+
+def plain(tale: Tale, i: int) -> str:
+    """Sentence i in lower case, the object replaced by THING and the hero by HERO."""
+    text = tale.sentences[i].text
+    if tale.facts.hero:
+        text = re.sub(rf"\b{tale.facts.hero}\b", "HERO", text)
+    words = [word if word == "HERO" else word.lower() for word in TOKEN.findall(text)]
+    return re.sub(r" (?=[,.!?])", "", " ".join(words).replace(tale.facts.object or "no object", "THING"))
+
+
+def problem_class(text: str) -> str:
+    """Which class of trouble a text speaks of, "" if none: the cue that comes first decides."""
+    hits = [(match.start(), name) for name, cues in PROBLEMS.items() if (match := re.search(rf"\b({cues})", text))]
+    return min(hits)[1] if hits else ""
+
+
+def mood(tale: Tale, span: Iterable[int]) -> str:
+    """happy, sad or funny, by the cue words that no negation turns around."""
+    score = Counter()
+    for i in span:
+        words = tale.sentences[i].words
+        for j, word in enumerate(words):
+            for name, cues in MOODS.items():
+                if word in cues and not NOT & set(words[max(0, j - 3):j]) and not is_look(words, j, tale.facts.object):
+                    score[name] += 1
+    return max(score, key=score.get, default="")
+
+
+def is_look(words: list[str], j: int, thing: str) -> bool:
+    """Whether words[j] only says what the object looks like: "the funny hat", but not "what a funny hat"."""
+    return bool(thing) and words[j + 1:j + 2] == thing.split()[:1] and words[max(0, j - 2):j] != ["what", "a"]
+
+
+def read_plot(tale: Tale) -> None:
+    facts, n = tale.facts, len(tale.sentences)
+    lines = [plain(tale, i) for i in range(n)]
+    facts.problem = problem_class(" ".join(lines[1:max(2, int(0.65 * n))]))
+    if not facts.problem:
+        tale.object_to("no problem", "nothing goes wrong in the first two thirds")
+    helped = next((i for i, people in enumerate(tale.people) if i > 1 and people), 0)
+    facts.ending = mood(tale, tale.last(0.25))
+    if not facts.ending:
+        return tale.object_to("ending missing", "the last sentences tell no mood")
+    zone = range(max(helped + 1, int(0.5 * n)), n)
+    lost = max((i for i in zone if LOST_FOR_GOOD.search(lines[i])), default=-1)
+    won = max((i for i in zone if SOLVED.search(lines[i])), default=-1)
+    facts.solved = won > lost if max(won, lost) >= 0 else None
+    if facts.ending != "sad" and lost > won:
+        tale.object_to("celebrated unsolved", f"they are {facts.ending} after this: {tale.sentences[lost].text}")
+    if facts.ending == "sad" and lost < 0:
+        tale.object_to("mourned solved", "the end is sad, yet nothing was lost for good")
+    return None
+
+
+# ---------------------------------------------------------------- sentence by sentence
+
+def check_grammar(tale: Tale) -> None:
+    for sentence in tale.sentences:
+        words = sentence.words
+        for left, right in pairwise(words):
+            if left in ("a", "an") and right[0].isalpha() and (left == "an") != sounds_like_vowel(right):
+                tale.object_to("article", f'"{left} {right}": {sentence.text}')
+            if left == right and left.isalpha() and left not in MAY_DOUBLE:
+                tale.object_to("doubled word", f'"{left} {right}": {sentence.text}')
+            if out_of_order(left, right):
+                tale.object_to("word order", f'"{left} {right}": {sentence.text}')
+        for word in words:
+            if not is_spelled(word, tale.known):
+                tale.object_to("unknown word", f'"{word}": {sentence.text}')
+    for paragraph in tale.text.split("\n"):
+        if paragraph.count('"') % 2:
+            tale.object_to("quotation", f"a quotation isn't closed: {paragraph[:60]}")
+
+
+def sounds_like_vowel(word: str) -> bool:
+    if re.match(r"(one|once|uni|use|usual|eu|u[bt]e)", word):
+        return False
+    return word[0] in "aeiou" or bool(re.match(r"(hour|honest|heir)", word))
+
+
+def out_of_order(left: str, right: str) -> bool:
+    """Whether no English sentence of this plainness has these two words side by side."""
+    if left in ("a", "an", "the", "my", "your", "our", "its", "their"):
+        return right in NO_VERB_BEFORE
+    if left in OBJECT_PREPOSITIONS:
+        return right in ("he", "she", "they", "we", "i")
+    if left in MODALS or left == "to":
+        return right in PAST or right in BE
+    if left in BE:
+        return right in PAST_ONLY or right in BE
+    if left in ("had", "have", "has"):
+        return right in PAST_ONLY - {"saw"} or right in BE
+    if left in ("they", "we", "you"):
+        return right in ("was", "is", "has", "does")
+    if left in ("he", "she"):
+        return right in ("are", "am", "he", "she", "they", "the", "a")
+    if left in ("and", "but", "or"):
+        return right in ("and", "or", ".", "!", "?")
+    return False
+
+
+@lru_cache(maxsize=65536)
+def looks_english(word: str) -> bool:
+    return all(f"^{word}$"[i:i + 3] in letter_triples() for i in range(len(word)))
+
+
+def is_spelled(word: str, known: Words) -> bool:
+    return len(word) < 4 or not word.isalpha() or word in known.spelled or word.capitalize() in known.names or looks_english(word)
+
+
+def check_repetition(tale: Tale) -> None:
+    seen = set()
+    for sentence in tale.sentences:
+        key = " ".join(sentence.words)
+        if key in seen and len(sentence.words) > 3:
+            tale.object_to("repeated sentence", sentence.text)
+        seen.add(key)
+
+
+def check_finished(tale: Tale) -> None:
+    if not re.search(r'[.!?]["”*)]*$', tale.text):
+        tale.object_to("unfinished", f"the last sentence breaks off: {tale.text[-40:]}")
+
+
+# ---------------------------------------------------------------- what others call
+
+CHECKS = (read_names, read_kind, read_pronouns, read_object, read_place, read_plot, check_order, check_grammar, check_repetition,
+          check_finished)
+
+
+def read_tale(text: str, level: str = "full") -> Reading:
+    """Read a tale into facts and violations. ValueError for an unknown level."""
+    tale = Tale(text, level)
+    if not tale.sentences:
+        return Reading(violations=[Violation("unfinished", "there is no text"), Violation("no hero", "there is no text"),
+                                   Violation("no object", "there is no text"), Violation("ending missing", "there is no text")])
+    for check in CHECKS:
+        check(tale)
+    return tale.facts
+
+
+def check_tale(text: str, plan: Plan | None = None, level: str | None = None) -> list[Violation]:
+    """The tale's violations; with a plan also each fact that differs from the plan's ("wrong hero", "wrong ending", ...)."""
+    reading = read_tale(text, level or (plan.level if plan else "full"))
+    return reading.violations + (differences(reading, plan) if plan else [])
+
+
+def differences(reading: Reading, plan: Plan) -> list[Violation]:
+    planned = {"hero": plan.hero, "kind": plan.kind, "pronoun": plan.pronoun, "trait": plan.trait, "place": plan.place,
+               "companion": plan.companion.name if plan.companion else "", "object": plan.object, "ending": plan.ending}
+    untold = {fact for fact in ("place", "companion", "trait", "pronoun") if not getattr(reading, fact)}
+    return [Violation(f"wrong {fact}", f"the plan says {value!r}, the tale {getattr(reading, fact)!r}")
+            for fact, value in planned.items() if getattr(reading, fact) != value and fact not in untold]
+
+
+def passes(text: str, level: str = "full") -> bool:
+    """Whether the checker has nothing to object to."""
+    return not read_tale(text, level).violations
+
+
+def skills(text: str, level: str = "full") -> dict[str, bool]:
+    """Each skill of `SKILLS`, and whether the tale shows it."""
+    broken = {violation.name for violation in read_tale(text, level).violations}
+    return {skill: not broken & names for skill, names in SKILLS.items()}
+
+
+# ---------------------------------------------------------------- how much is copied
+
+class TrainingIndex:
+    """Hashes of every run of `n` words of a training text: 8 bytes each and the set's overhead, whatever the text's length."""
+
+    def __init__(self, texts: Iterable[str], n: int = 4):
+        pass
