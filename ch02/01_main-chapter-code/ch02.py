@@ -290,9 +290,12 @@ def read_tokenizer_json(path: Path) -> tuple[list[tuple[int, int]], list[str], s
     try:
         whole = json.loads(read_text(path))
         model, steps = whole["model"], whole["pre_tokenizer"].get("pretokenizers", [whole["pre_tokenizer"]])
-        if model["type"] != "BPE" or steps[-1]["type"] != "ByteLevel":
-            raise ValueError("only byte-level BPE is supported")
-        pattern = GPT2_PATTERN if steps[-1]["use_regex"] else steps[0]["pattern"]["Regex"]
+        *cuts, last = steps
+        if (model["type"], last["type"]) != ("BPE", "ByteLevel") or last["add_prefix_space"] or whole["normalizer"]:
+            raise ValueError("only byte-level BPE on unchanged text is supported")
+        if cuts and (len(cuts) > 1 or cuts[0]["behavior"] != "Isolated" or last.get("use_regex", True)):
+            raise ValueError("only a single pattern is supported")
+        pattern = cuts[0]["pattern"]["Regex"] if cuts else GPT2_PATTERN
         merges = merges_from_names(pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
         added = {token["content"]: token["id"] for token in whole["added_tokens"]}
         expected = {name: i for i, name in enumerate([*token_names(merges), *sorted(added, key=added.get)])}
@@ -376,7 +379,7 @@ class TokenWindows(Dataset):
     def __init__(self, ids, context_length: int, stride: int | None = None):
         self.ids, self.context_length = torch.as_tensor(ids), context_length
         stride = context_length if stride is None else stride
-        if self.ids.ndim != 1 or self.ids.is_floating_point():
+        if self.ids.ndim != 1 or (len(self.ids) and self.ids.is_floating_point()):
             raise ValueError(f"ids must be whole numbers in one row, got shape {tuple(self.ids.shape)} of {self.ids.dtype}")
         if context_length < 1 or stride < 1:
             raise ValueError(f"context_length and stride must be at least 1, got {context_length} and {stride}")

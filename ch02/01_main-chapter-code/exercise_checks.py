@@ -28,7 +28,7 @@ def check_unknown_share(unknown_share):
 
 def check_count_characters(count_characters):
     """2.2: characters in UTF-8 bytes, without decoding."""
-    text = "Zoë — 字🕯"
+    text = "Zoë — 字🕯!"
     data = text.encode("utf-8")
     try:
         n = count_characters(data)
@@ -49,17 +49,16 @@ def check_count_characters(count_characters):
 
 def check_longest_match(longest_match):
     """2.3: greedy encoding from a vocabulary without merges."""
-    vocabulary = {bytes([b]): b for b in range(256)} | LAMPS
+    vocabulary = {b"la": 260} | dict(reversed(LAMPS.items())) | {bytes([b]): b for b in range(256)}
     got = longest_match(b"lamp", dict(vocabulary))
     expect(got is not None and len(got) > 0, "Return the list of ids.")
     expect(not isinstance(got[0], bytes), "You return the tokens themselves; look up their ids in the vocabulary.")
     expect(list(got) != [108, 97, 109, 112], "You take the shortest token, single bytes. Try the longest first.")
-    expect(list(got) == [258], f"b'lamp' is one token, 258; you return {list(got)}.")
-    backward = dict(reversed(vocabulary.items())) | {b"la": 260}
     expect(
-        list(longest_match(b"lamp", backward)) == [258],
+        list(got) != [260, 109, 112],
         "You take the first token in the dictionary that fits; another order gives another answer. Take the longest.",
     )
+    expect(list(got) == [258], f"b'lamp' is one token, 258; you return {list(got)}.")
     got = list(longest_match(b"amps lamps", dict(vocabulary)))
     expect(
         got == [257, 115, 32, 258, 115],
@@ -71,7 +70,7 @@ def check_longest_match(longest_match):
         "The match must begin where the last one ended. Going from the left, 'xy' comes before the longer 'yzw'.",
     )
     expect(list(longest_match(b"", vocabulary)) == [], "No bytes, no tokens: an empty text gives an empty list.")
-    return "Compare ' something' in the two ways: the vocabulary is the same, the ids need not be."
+    return "Compare 'Sunday' in the two ways: the vocabulary is the same, the ids need not be."
 
 
 def check_bytes_per_token(bytes_per_token):
@@ -200,14 +199,13 @@ def check_apply_merges_with_dropout(encode):
     expect(
         encode(list(chunk), RANKS, 1.0, random.Random(0)) == chunk, "With p = 1 every merge is left out, and the bytes come back."
     )
-    spell = {256: "am", 257: "amp", 258: "lamp", 259: "damp"} | {utf8_ids(c)[0]: c for c in "lampds"}
     rng = random.Random(1)
+    spell = {256: "am", 257: "amp", 258: "lamp", 259: "damp"} | {utf8_ids(c)[0]: c for c in "lampds"}
     runs = [encode(utf8_ids("lampdamp"), RANKS, 0.5, rng) for _ in range(400)]
     expect(
         all("".join(spell.get(i, "?") for i in ids) == "lampdamp" for ids in runs),
         "The tokens in a row are no longer the text. It's merges that are left out, never tokens.",
     )
-    expect(len({tuple(ids) for ids in runs}) > 5, "With p = 0.5 the same chunk should come out in many ways.")
     merged = sum(len(encode(utf8_ids("am"), pair, 0.75, rng)) == 1 for _ in range(800)) / 800
     expect(
         merged < 0.9,
@@ -219,6 +217,7 @@ def check_apply_merges_with_dropout(encode):
         f"With one possible merge and p = 0.75, it should be made in a quarter of the runs; yours: {merged:.2f}. "
         "Is p the probability of leaving out?",
     )
+    expect(len({tuple(ids) for ids in runs}) > 5, "With p = 0.5 the same chunk should come out in many ways.")
     twice = Counter(len(encode(utf8_ids("amam"), pair, 0.5, rng)) for _ in range(800))
     expect(twice[3] > 0, "In 'amam', both am are merged or neither. Draw for every occurrence, not for every kind of pair.")
     expect(
