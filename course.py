@@ -30,10 +30,9 @@ def setup(folder: str = "") -> None:
     """
     from tools import environment, headers, vocabulary
 
-    chapter = folder.split("/")[0]
-    for path in (headers.main_folder(chapter), folder, "") if folder else ("",):
-        if str(ROOT / path) not in sys.path[:3]:
-            sys.path.insert(0, str(ROOT / path))
+    folders = ["", folder, headers.main_folder(folder.split("/")[0])] if folder else [""]
+    wanted = list(dict.fromkeys(str(ROOT / path) for path in folders))
+    sys.path[:] = wanted + [path for path in sys.path if path not in wanted]
     if "google.colab" in sys.modules:
         environment.install_missing(keep=("torch", "numpy"), without=("jupyterlab", "ipykernel", "nbval"))
     vocabulary.use_bundled_gpt2()

@@ -5,6 +5,7 @@ committed text beside it instead, as `<name>.as-shipped.ipynb`, and removes that
 """
 
 import contextlib
+import itertools
 import json
 import shutil
 import subprocess
@@ -64,20 +65,26 @@ def as_shipped(notebooks: list[Path], root: Path = ROOT) -> Iterator[list[Path]]
             stand_in.unlink(missing_ok=True)
 
 
+def unused(folder: Path) -> Path:
+    """This folder's name, with a count if there is one of that name already."""
+    counted = (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(2))
+    return next(f for f in itertools.chain([folder], counted) if not f.exists())
+
+
 def reset(chapters: list[str], root: Path = ROOT) -> int:
     """Put chapters back as they were committed; changed files are first copied to kept/<time>/. Returns an exit status."""
-    for chapter in chapters:
+    for chapter in (name.rstrip("/\\") for name in chapters):
+        if not chapter.startswith(("ch", "appendix")) or not (root / chapter).is_dir():
+            print(f"reset: there is no chapter {chapter!r} here; name a folder such as ch02")
+            return 1
         status = git("status", "--porcelain", "-z", "--no-renames", "--", chapter, root=root)
         if status is None:
             print(
                 "reset: this folder is not a git clone, so there is no record of how it came; download the course again beside it"
             )
             return 1
-        if not (root / chapter).is_dir() or not git("ls-files", chapter, root=root):
-            print(f"reset: there is no chapter {chapter!r} here; name a folder such as ch02")
-            return 1
         changed = [entry[3:] for entry in status.split("\0") if entry and entry[:2] != "??"]
-        aside = root / "kept" / time.strftime("%Y-%m-%d-%H%M%S")
+        aside = unused(root / "kept" / time.strftime("%Y-%m-%d-%H%M%S"))
         for name in changed:
             if (root / name).exists():
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
