@@ -3,7 +3,7 @@
     python data/tales.py --tales 50000 --seed 7 --out tales.txt
 
 `make_plan` draws facts that obey cause and effect, `tell` writes one of many tellings of them, and `generate_tales` streams both.
-Every phrase stands in the plain text files of `data/world/`; this module holds no prose. data/world/README.md says how to read them.
+Every phrase stands in the plain text files of `data/world/`; this module holds no prose. data/phrases.py reads those files.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from random import Random
 
-WORLD = Path(__file__).resolve().parent / "world"
-LEVELS = ("simple", "full")
+if __package__ in (None, ""):                                # run as a script: make `data` importable
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data.phrases import LEVELS, Block, Line, Section, Slot, World, choose, fits, lexicon, load_world, parse_line, shuffled  # noqa: F401
+
 SPLITS = ("train", "combinations", "skeletons")
 ENDINGS = ("happy", "sad", "funny")
 WORD_LIMITS = {"simple": (40, 120), "full": (80, 250)}
-COMFORTABLE = {"simple": 100, "full": 220}  # above this many words, beats that may be left out are
-OPTIONAL = {"simple": 0.3, "full": 0.5}     # how often a beat that may be left out is told
+COMFORTABLE = {"simple": 100, "full": 210}  # above this many words, beats that may be left out are
+LEISURE = {"simple": (0.3,), "full": (0.1, 0.4, 0.7)}     # how often a beat that may be left out is told
 SEPARATOR = "<|endoftext|>"
 
 
@@ -86,161 +90,7 @@ def held_out(plan: Plan) -> bool:
     return any(zlib.crc32(pair.encode()) % 16 == 0 for pair in pairs)
 
 
-# ---------------------------------------------------------------- phrases: text with {slots}, [this|that] and @conditions
-
-@dataclass(frozen=True, eq=False)
-class Line:
-    text: str
-    wants: frozenset[str]
-    refuses: frozenset[str]
-    sets: frozenset[str]
-    parts: tuple
-
-    def fits(self, facts: frozenset[str]) -> bool:
-        return self.wants <= facts and self.refuses.isdisjoint(facts)
-
-
-TOKEN = re.compile(r"\{([^{}]+)\}|([\[\]|])|([^{}\[\]|]+)")
-FLAGS = {slot: "pal" for slot in ("pal", "palkind", "phe", "phim", "phis", "phand")}
-
-
-def parse_line(text: str) -> Line:
-    """Compile one phrase. "@sad @!pal text" is used in sad tales without a companion,
-    "@+snail text" makes @snail true for the rest of the tale, and {pal} itself asks for a companion."""
-    wants, refuses, sets = set(), set(), set()
-    while text.startswith("@"):
-        condition, _, text = text[1:].partition(" ")
-        {"!": refuses, "+": sets}.get(condition[0], wants).add(condition.lstrip("!+"))
-    stack: list[list] = [[[]]]                    # a stack of alternatives, each a list of parts
-    for slot, mark, plain in TOKEN.findall(text):
-        if plain:
-            stack[-1][-1].append(plain)
-        elif slot:
-            wants |= {FLAGS[slot.lower()]} if slot.lower() in FLAGS else set()
-            word, _, argument = slot.partition(" ")
-            stack[-1][-1].append((word.lower(), argument, len(slot) > 1 and slot.isupper(), slot[0].isupper()))
-        elif mark == "[":
-            stack.append([[]])
-        elif mark == "|" and len(stack) > 1:
-            stack[-1].append([])
-        elif mark == "]" and len(stack) > 1:
-            alternatives = stack.pop()
-            stack[-1][-1].append([tuple(parts) for parts in alternatives])
-        else:
-            raise ValueError(f"phrase has a stray {mark!r}: {text!r}")
-    if len(stack) > 1:
-        raise ValueError(f"phrase has an unclosed '[': {text!r}")
-    return Line(text, frozenset(wants), frozenset(refuses), frozenset(sets), tuple(stack[0][0]))
-
-
-@dataclass
-class Section:
-    phrase: str            # what the plan says: "the wind blows it into a tree"
-    meta: dict[str, str]
-    lines: list[Line]
-
-
-@dataclass
-class Block:
-    """One `=== name` entry of a world file: its `key: value` lines and its `# section` lists of phrases."""
-
-    name: str
-    meta: dict[str, str]
-    sections: dict[str, list[Section]]
-
-    @property
-    def tags(self) -> frozenset[str]:
-        short = self.name.removeprefix("the ").replace("'", "").replace(" ", "-")       # "the tea shop" is tagged tea-shop
-        return frozenset(self.meta.get("tags", "").split()) | {short}
-
-    def lines(self, section: str, phrase: str = "") -> list[Line]:
-        return [line for s in self.sections.get(section, ()) if s.phrase == phrase for line in s.lines]
-
-
-def read_blocks(path: Path) -> dict[str, Block]:
-    blocks: dict[str, Block] = {}
-    block = section = None
-    for line in path.read_text(encoding="utf-8").splitlines():
-        line = line.strip()
-        if line.startswith("=== "):
-            block, section = Block(line[4:], {}, {}), None
-            blocks[block.name] = block
-        elif line.startswith("# "):
-            head, *pairs = line[2:].split(" | ")
-            kind, _, phrase = head.partition(": ")
-            section = Section(phrase, dict(pair.split(": ", 1) for pair in pairs), [])
-            block.sections.setdefault(kind, []).append(section)
-        elif line and section is None:
-            key, _, value = line.partition(": ")
-            block.meta[key] = value
-        elif line:
-            section.lines.append(parse_line(line))
-    return blocks
-
-
-@dataclass
-class World:
-    names: dict[str, list[str]]
-    objects: dict[str, Block]
-    places: dict[str, Block]
-    helpers: dict[str, Block]
-    traits: dict[str, Block]
-    plots: dict[str, Block]
-    common: Block
-
-
-def read_names(level: str) -> dict[str, list[str]]:
-    names: dict[str, list[str]] = {}
-    for line in (WORLD / "names.txt").read_text(encoding="utf-8").splitlines():
-        kind, colon, rest = line.partition(": ")
-        if colon and not line.startswith("#"):
-            starred = [name for name in rest.split() if level == "full" or name.startswith("*")]
-            names.setdefault(kind, []).extend(name.lstrip("*") for name in starred)
-    return names
-
-
-@cache
-def load_world(level: str) -> World:
-    """Read the lexicon and the phrase banks of one level."""
-    if level not in LEVELS:
-        raise ValueError(f"unknown level {level!r}; use one of {', '.join(LEVELS)}")
-    folder = WORLD / level
-
-    def read(pattern: str) -> dict[str, Block]:
-        return {name: block for path in sorted(folder.glob(pattern)) for name, block in read_blocks(path).items()}
-
-    return World(read_names(level), read("objects*.txt"), read("places*.txt"), read("helpers*.txt"), read("traits*.txt"),
-                 read("plots*.txt"), read("common.txt")["common"])
-
-
-def lexicon(level: str = "full") -> dict[str, list[str]]:
-    """The world's words, without its phrases: names, kinds, traits, objects, places and helpers, for a checker to share."""
-    world = load_world(level)
-    return {"names": [name for group in world.names.values() for name in group],
-            "girls": world.names["girl"], "boys": world.names["boy"], "animals": world.names["animal"],
-            "kinds": ["girl", "boy", *world.common.meta["kinds"].split()],
-            "traits": sorted({trait for plot in world.plots.values() for s in plot.sections["idea"]
-                              for trait in s.meta["traits"].split()}),
-            "objects": list(world.objects), "places": list(world.places), "helpers": list(world.helpers)}
-
-
 # ---------------------------------------------------------------- drawing a plan
-
-def choose(rng: Random, options):
-    """One of a sequence. Only `random()` is used: its stream is the same on every Python and system."""
-    return options[int(rng.random() * len(options))]
-
-
-def fits(expression: str | None, tags: frozenset[str]) -> bool:
-    """Whether tags satisfy "floats small+metal -heavy": any of the alternatives, each a conjunction, and no "-" tag."""
-    if not expression:
-        return True
-    words = expression.split()
-    if any(word[0] == "-" and word[1:] in tags for word in words):
-        return False
-    positive = [word for word in words if word[0] != "-"]
-    return not positive or any(tags.issuperset(word.split("+")) for word in positive)
-
 
 @cache
 def matching(level: str, table: str, expression: str | None) -> list[str]:
@@ -289,11 +139,7 @@ def draw_plan(rng: Random, level: str, unseen: bool) -> Plan:
     idea = draw_section(rng, plot, "idea", facts)
     facts |= set(idea.meta.get("tag", "").split())
     attempts = [section.phrase for section in plot.sections["attempt"] if fits(section.meta.get("needs"), facts)]
-    if level == "full":
-        while len(attempts) > 2:
-            attempts.pop(int(rng.random() * len(attempts)))
-    else:
-        attempts = [choose(rng, attempts)] if rng.random() < 0.6 else []
+    attempts = shuffled(rng, attempts)[:int(rng.random() * 1.6) + (level == "full" and rng.random() < 0.8)]
     trait = choose(rng, idea.meta["traits"].split())
     helper = choose(rng, matching(level, "helpers", idea.meta["helper"]))
     resolution = draw_section(rng, plot, ending, facts)
@@ -327,20 +173,22 @@ def draw_companion(rng: Random, world: World, hero: str) -> Companion:
 
 CASES = {"she": ("she", "her", "her", "herself"), "he": ("he", "him", "his", "himself"), "it": ("it", "it", "its", "itself"),
          "I": ("I", "me", "my", "myself")}
-FIRST_PERSON = ("first", "letter", "diary")
+FIRST_PERSON = ("first", "post", "diary")
 ARTICLE = re.compile(r"\b([Aa]) (?=[aeiouAEIO](?!ne\b|nce\b)(?!niq|nif|ni[ct]|nive|se|sua)|hour|honest)")
-SENTENCE_START = re.compile(r"((?:^|[.!?] |[.!?]\*? |\n|\.\" )[\"*]*)([a-z])")
+SPACES = re.compile(r" +([ .,!?])")
 
 
 def tidy(text: str) -> str:
-    """Repair what joining phrases leaves behind: double spaces, "a apple", a small letter at a sentence's start."""
-    text = re.sub(r" +([.,!?]|$)| (?= )", r"\1", text).strip()
-    text = ARTICLE.sub(r"\1n ", text)
-    return SENTENCE_START.sub(lambda match: match[1] + match[2].upper(), text)
+    """Repair what slots and empty alternatives leave behind: "a apple", two spaces, a space before a comma."""
+    return ARTICLE.sub(r"\1n ", SPACES.sub(r"\1", text))
 
 
 class Teller:
-    """Renders the beats of one plan, never using a phrase twice."""
+    """Renders the beats of one plan, never using a phrase twice.
+
+    `facts` are the words that conditions such as @sad ask for, `slots` the words that {slots} stand for. In a first-person
+    telling {N} is "I" and {they} is "we"; otherwise they are the hero's name and "they".
+    """
 
     def __init__(self, plan: Plan, rng: Random):
         world = load_world(plan.level)
@@ -349,7 +197,8 @@ class Teller:
         self.entities = {"object": world.objects[plan.object], "place": world.places[plan.place],
                          "helper": world.helpers[plan.helper], "trait": world.traits.get(plan.trait)}
         place, helper = self.entities["place"], self.entities["helper"]
-        self.form = choose(rng, [form for form in world.common.meta["forms"].split() if form not in plan.helper])
+        self.form = choose(rng, [form for form in self.plot.meta.get("forms", world.common.meta["forms"]).split()
+                                 if form != plan.helper])
         self.first = self.form in FIRST_PERSON
         child = plan.kind in ("girl", "boy")
         facts = {plan.ending, plan.trait, plan.weather, "child" if child else "animal", self.form, f"by-{plan.helper}",
@@ -357,13 +206,14 @@ class Teller:
         for kind, phrase in (("problem", plan.problem), ("idea", plan.idea)):
             facts |= {tag for s in self.plot.sections[kind] if s.phrase == phrase for tag in s.meta.get("tag", "").split()}
         facts |= place.tags | self.entities["object"].tags
-        limb, end = ("hand", "foot") if child else ("paw", "paw")
-        self.slots = {"name": plan.hero, "kind": plan.kind if child else f"little {plan.kind}", "beast": plan.kind,
-                      "little": "" if child else "little", "trait": plan.trait, "hand": limb, "hands": limb + "s", "foot": end,
-                      "feet": "feet" if child else "paws", "obj": plan.object, "look": plan.look, "a": "a", "moral": plan.moral,
-                      "place": plan.place, "at": place.meta["in"], "weather": plan.weather, "h": plan.helper,
-                      "helper": helper.meta.get("called", f"the {plan.helper}"),
-                      "ahelper": helper.meta.get("called", f"a {plan.helper}"), "thirdhis": CASES[plan.pronoun][2]}
+        limb = "hand" if child else "paw"
+        self.slots = {
+            "name": plan.hero, "kind": plan.kind if child else f"little {plan.kind}", "beast": plan.kind, "trait": plan.trait,
+            "little": "" if child else "little ", "hand": limb, "hands": limb + "s", "foot": "foot" if child else "paw",
+            "feet": "feet" if child else "paws", "obj": plan.object, "look": plan.look, "a": "a", "moral": plan.moral,
+            "place": plan.place, "at": place.meta["in"], "weather": plan.weather, "h": plan.helper,
+            "helper": helper.meta.get("called", f"the {plan.helper}"), "thirdhis": CASES[plan.pronoun][2],
+            "ahelper": helper.meta.get("called", f"a {plan.helper}")}
         self.slots |= dict(zip(("n", "nm", "n's"), ("I", "me", "my") if self.first else (plan.hero, plan.hero, plan.hero + "'s")))
         self.slots |= dict(zip(("they", "them", "their"), ("we", "us", "our") if self.first else ("they", "them", "their")))
         self.cases("", "I" if self.first else plan.pronoun)
@@ -392,7 +242,7 @@ class Teller:
             return self.spots[-1]
         if word.startswith("*"):
             entity, _, section = word[1:].partition(".")
-            return self.pick(self.entities[entity].lines(section) if entity in self.entities else self.common.lines(word[1:]))
+            return self.pick(self.entities[entity].lines(section)) if entity in self.entities else self.beat(word[1:])
         return self.slots[word]
 
     @staticmethod
@@ -408,19 +258,22 @@ class Teller:
             elif isinstance(part, list):
                 out.append(self.render(choose(self.rng, part)))
             else:
-                word, argument, shout, capital = part
-                value = self.slots.get(word) if not argument else None
+                value = self.slots.get(part.word) if not part.argument else None
                 if value is None:
-                    value = self.slot(word, argument)
-                out.append(value.upper() if shout else value[:1].upper() + value[1:] if capital else value)
+                    value = self.slot(part.word, part.argument)
+                out.append(value if not part.case else value.upper() if part.case == "upper" else value[:1].upper() + value[1:])
         return "".join(out)
 
     def pick(self, lines: list[Line]) -> str:
         """A phrase that suits the facts and hasn't been used in this tale; "" when none is left."""
-        options = [line for line in lines if line.fits(self.facts) and line not in self.used]
-        if not options:
+        if not lines:
             return ""
-        line = choose(self.rng, options)
+        line = choose(self.rng, lines)
+        if line in self.used or not line.fits(self.facts):                # seldom; choosing first saves testing them all
+            options = [line for line in lines if line not in self.used and line.fits(self.facts)]
+            if not options:
+                return ""
+            line = choose(self.rng, options)
         self.used.add(line)
         self.facts |= line.sets
         return self.render(line.parts)
@@ -437,11 +290,6 @@ class Teller:
         return self.pick(self.common.lines("layout")).split()
 
 
-def shuffled(rng: Random, options: list) -> list:
-    options = list(options)
-    return [options.pop(int(rng.random() * len(options))) for _ in range(len(options))]
-
-
 TURNED = {"said", "asked", "cried", "whispered", "shouted", "called", "murmured", "yelled", "breathed"}
 
 
@@ -449,36 +297,35 @@ def tell(plan: Plan, seed: int | str) -> str:
     """One telling of the plan: the same plan and seed always give the same text, another seed gives other words."""
     shortest, longest = WORD_LIMITS[plan.level]
     for attempt in range(100):
-        pieces = draw_pieces(plan, Random(f"tell {attempt} {seed}"))
-        text = assemble(pieces)
-        while len(text.split()) > COMFORTABLE[plan.level] and any(optional for _, optional in pieces):
-            del pieces[max(i for i, (_, optional) in enumerate(pieces) if optional)]
-            text = assemble(pieces)
-        if shortest <= len(text.split()) <= longest:
-            return text
+        paragraphs = draw_paragraphs(plan, Random(f"tell {attempt} {seed}"))
+        words = sum(len(text.split()) for paragraph in paragraphs for text, _ in paragraph)
+        for paragraph in reversed(paragraphs):
+            for piece in [piece for piece in reversed(paragraph) if piece[1]]:
+                if words > COMFORTABLE[plan.level]:
+                    paragraph.remove(piece)
+                    words -= len(piece[0].split())
+        if shortest <= words <= longest:
+            return tidy("\n\n".join(" ".join(text for text, _ in paragraph) for paragraph in paragraphs if paragraph))
     raise ValueError(f"no telling of {plan} has {shortest} to {longest} words; its plot's phrases are too long or too short")
 
 
-def draw_pieces(plan: Plan, rng: Random) -> list[tuple[str, bool]]:
-    """The telling's beats as (text, whether it may be left out); the text "/" ends a paragraph."""
+def draw_paragraphs(plan: Plan, rng: Random) -> list[list[tuple[str, bool]]]:
+    """The telling's paragraphs, each a list of (text, whether it may be left out)."""
     teller = Teller(plan, rng)
-    pieces = []
+    leisure = choose(rng, LEISURE[plan.level])
+    paragraphs: list[list[tuple[str, bool]]] = [[]]
     for beat in teller.layout():
+        name = beat.rstrip("?")
+        optional = name != beat
         if beat == "/":
-            pieces.append(("/", False))
-        elif not beat.endswith("?") and not (beat == "attempt" and not plan.attempts):
-            text = teller.beat(beat)
-            if not text:
-                raise ValueError(f"plot {plan.skeleton!r} has no phrase for {beat!r} that fits {plan}")
-            pieces.append((text, False))
-        elif beat.endswith("?") and rng.random() < OPTIONAL[plan.level]:
-            pieces.append((teller.beat(beat[:-1]), True))
-    return pieces
-
-
-def assemble(pieces: list[tuple[str, bool]]) -> str:
-    paragraphs = " ".join(text for text, _ in pieces).split("/")
-    return "\n\n".join(tidy(paragraph) for paragraph in paragraphs if paragraph.strip())
+            paragraphs.append([])
+        elif not optional or rng.random() < leisure:
+            text = teller.beat(name)
+            if text:
+                paragraphs[-1].append((text, optional))
+            elif not optional and not (name == "attempt" and not plan.attempts):
+                raise ValueError(f"plot {plan.skeleton!r} has no phrase for {name!r} that fits {plan}")
+    return paragraphs
 
 
 def generate_tales(n: int, seed: int = 0, level: str = "full", split: str = "train") -> Iterator[tuple[Plan, str]]:
@@ -498,19 +345,21 @@ def write_tales(out: Path, n: int, seed: int, level: str, split: str, jsonl: boo
     first = next(tales)                                      # complains about the arguments before any file is touched
     temporary = out.with_name(out.name + ".partial")
     try:
-        stream = open(temporary, "w", encoding="utf-8", newline="\n")
+        with open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+            for plan, text in with_progress(first, tales, n, quiet):
+                if jsonl:
+                    stream.write(json.dumps({"plan": plan.to_dict(), "text": text}, ensure_ascii=False) + "\n")
+                else:
+                    stream.write(f"{text}\n{SEPARATOR}\n")
+        os.replace(temporary, out)
     except OSError as error:
         raise ValueError(f"can't write to {out}: {error.strerror}; name a file in a folder that exists and is yours") from error
-    with stream:
-        for plan, text in with_progress(first, tales, n, quiet):
-            if jsonl:
-                stream.write(json.dumps({"plan": plan.to_dict(), "text": text}, ensure_ascii=False) + "\n")
-            else:
-                stream.write(f"{text}\n{SEPARATOR}\n")
-    os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def with_progress(first, rest, n: int, quiet: bool):
+    """Chain first and rest; show a bar where tqdm is installed and somebody watches."""
     bar = None
     if sys.stderr.isatty() and not quiet:
         try:
@@ -518,14 +367,11 @@ def with_progress(first, rest, n: int, quiet: bool):
             bar = tqdm(total=n, unit=" tales", mininterval=0.5)
         except ImportError:
             pass
-    for item in (first,):
+    for item in chain([first], rest):
         yield item
-    for item in rest:
         if bar:
             bar.update(1)
-        yield item
     if bar:
-        bar.update(1)
         bar.close()
 
 
