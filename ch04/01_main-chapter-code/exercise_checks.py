@@ -165,12 +165,10 @@ def check_ban(ban) -> str:
     expect(isinstance(y, torch.Tensor) and y.shape == (3,),
            "The function should return one id for each row, shape (B,); take the argmax over the last axis.")
     expect(y.tolist() != [1, 0, 2], "The banned ids are still chosen.")
-    expect(y.tolist() == [2, 3, 2],
-           "A banned id got through, or the second best was missed. Set the banned columns to -inf, then take "
-           "the argmax.")
     negative = torch.tensor([[-3.0, -4.0, -1.0, -2.0]])
-    expect(ban([2])(negative).tolist() == [3],
-           "With all logits negative, a banned id wins: 0 isn't low enough. Use -inf.")
+    expect(ban([2])(negative).tolist() != [2], "With all logits negative, a banned id wins: 0 isn't low enough. Use -inf.")
+    expect(y.tolist() == [2, 3, 2] and ban([2])(negative).tolist() == [3],
+           "A banned id got through, or the second best was missed. Set the banned columns to -inf, then take the argmax.")
     expect(ban([])(logits).tolist() == [1, 0, 2], "With nothing banned, the best token should be chosen.")
     return "Pass it as `choose=ban([...])`."
 
@@ -191,7 +189,7 @@ def check_generate_beyond(generate_beyond) -> str:
             shorter, first = continued(prompt, 12, lambda ids: ids[-7:]), continued(prompt, 12, lambda ids: ids[:8])
         expect(isinstance(y, list), "Return a list of ids.")
         expect(y != right[len(prompt):], "That is the continuation without the prompt; return both.")
-        expect(len(y) != 8 and len(y) >= len(prompt),
+        expect(len(y) not in (8, 9) and len(y) >= len(prompt),
                "It stops at the context of 8 tokens, or forgets what left the window. Keep the whole list, and "
                "show the model only its end.")
         expect(len(y) == len(prompt) + 12,
