@@ -20,33 +20,36 @@ from torch.utils.data import DataLoader, Dataset
 
 # ch02.ipynb, In [3]
 def read_text(path: str | Path) -> str:
-    """The text of a UTF-8 file, with `\\n` for every line end. Raises ValueError for a file that isn't UTF-8."""
+    """The text of a UTF-8 file, every line end a `\\n`. Raises ValueError for a file that isn't UTF-8."""
     data = Path(path).read_bytes()
     try:
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{Path(path).name} is not UTF-8: byte {data[error.start]:#04x} at position {error.start} can't be read; "
-                         "save the file as UTF-8, or decode it yourself with its own encoding") from None
+        raise ValueError(f"{Path(path).name} is not UTF-8: byte {data[error.start]:#04x} at position "
+                         f"{error.start} can't be read; save it as UTF-8, or decode it yourself") from None
 
 
 # ch02.ipynb, In [15]
-PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]             # bytes that Latin-1 shows as a character
-BYTE_OF_ID = bytes([*PRINTABLE, *sorted(set(range(256)) - set(PRINTABLE))])           # 256 bytes; the index is the id
+PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]     # bytes with a Latin-1 character
+BYTE_OF_ID = bytes([*PRINTABLE, *sorted(set(range(256)) - set(PRINTABLE))])   # 256 bytes; the index is the id
 ID_OF_BYTE = bytes(BYTE_OF_ID.index(byte) for byte in range(256))                     # the other way round
 
 
 # ch02.ipynb, In [16]
 def utf8_ids(text: str) -> list[int]:
-    """The ids of the text's UTF-8 bytes, each in 0..255. Raises ValueError for text that UTF-8 can't write."""
+    """The ids of the text's UTF-8 bytes, in 0..255. Raises ValueError for text that UTF-8 can't write."""
     try:
         return list(text.encode("utf-8").translate(ID_OF_BYTE))
     except UnicodeEncodeError as error:
-        raise ValueError(f"the text has a lone surrogate {text[error.start]!a} at position {error.start}: half a character, which "
-                         "isn't UTF-8; remove it, or read the text again with its own encoding") from None
+        raise ValueError(f"the text has a lone surrogate {text[error.start]!a} at position {error.start}, "
+                         "half a character; remove it, or read the text again with its own encoding") from None
 
 
 # ch02.ipynb, In [19]
-def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
+Pair = tuple[int, int]                                             # the ids of two neighbors, for type hints
+
+
+def merge_pair(ids: list[int], pair: Pair, new_id: int) -> list[int]:
     """A copy of `ids` in which every occurrence of `pair`, taken from the left, has become `new_id`."""
     left, right = pair
     merged, i, last = [], 0, len(ids) - 1
@@ -61,13 +64,13 @@ def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
 
 
 # ch02.ipynb, In [22]
-def token_bytes(merges: Iterable[tuple[int, int]]) -> list[bytes]:
-    """The bytes of every token: 256 single bytes, then one token a merge. Raises ValueError for a list that isn't one of merges."""
+def token_bytes(merges: Iterable[Pair]) -> list[bytes]:
+    """The bytes of every token, 256 single ones and one a merge. Raises ValueError for impossible merges."""
     tokens = [bytes([byte]) for byte in BYTE_OF_ID]
     for left, right in merges:
         if not (0 <= left < len(tokens) and 0 <= right < len(tokens)):
-            raise ValueError(f"merge {len(tokens) - 256} joins {left} and {right}, but only tokens 0 to {len(tokens) - 1} exist "
-                             "by then; the merges are damaged or out of order")
+            raise ValueError(f"merge {len(tokens) - 256} joins {left} and {right}, but only tokens 0 to "
+                             f"{len(tokens) - 1} exist by then; the merges are damaged or out of order")
         tokens.append(tokens[left] + tokens[right])
     if len(set(tokens)) < len(tokens):
         raise ValueError("two merges make the same token; the merges are damaged")
@@ -75,8 +78,8 @@ def token_bytes(merges: Iterable[tuple[int, int]]) -> list[bytes]:
 
 
 # ch02.ipynb, In [26]
-def apply_merges(ids: list[int], ranks: dict[tuple[int, int], int]) -> list[int]:
-    """Merge the ids of one chunk, the earliest merge first, until none applies; `ranks` maps a pair to its token."""
+def apply_merges(ids: list[int], ranks: dict[Pair, int]) -> list[int]:
+    """Merge the ids of one chunk, the earliest first, until none applies; `ranks` is {pair: its token}."""
     while len(ids) > 1:
         pair = min(pairwise(ids), key=lambda pair: ranks.get(pair, math.inf))
         if pair not in ranks:
@@ -91,12 +94,12 @@ GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s
 
 # ch02.ipynb, In [37]
 class BytePairCodec:
-    """Text to ids and back by byte-pair encoding with given merges (Sennrich et al., 2016; on bytes: Radford et al., 2019).
+    """Text to ids and back by byte-pair encoding (Sennrich et al., 2016; on bytes: Radford et al., 2019).
 
-    `merges[i]` is the pair of ids that makes token 256 + i. The pattern's matches must cover every text without a gap.
+    `merges[i]` is the pair that makes token 256 + i. The pattern's matches must cover every text.
     """
 
-    def __init__(self, merges: Iterable[tuple[int, int]], pattern: str = GPT2_PATTERN):
+    def __init__(self, merges: Iterable[Pair], pattern: str = GPT2_PATTERN):
         self.merges, self.pattern = [tuple(pair) for pair in merges], pattern
         self.tokens = token_bytes(self.merges)                                            # id -> bytes
         self.ranks = {pair: 256 + i for i, pair in enumerate(self.merges)}                # pair -> id
@@ -104,13 +107,13 @@ class BytePairCodec:
             self._chunks = regex.compile(pattern)
         except regex.error as error:
             raise ValueError(f"the pattern {pattern!r} is not a regular expression: {error}") from None
-        self._known: dict[str, list[int]] = {}                                            # ids of chunks met before
+        self._known: dict[str, list[int]] = {}                                      # ids of chunks met before
 
     def encode_ordinary(self, text: str) -> list[int]:
-        """The ids of `text`; special tokens get no special treatment. Raises ValueError for text that isn't UTF-8."""
+        """The ids of `text`, with no special tokens. Raises ValueError for text that isn't UTF-8."""
         chunks = [match.group() for match in self._chunks.finditer(text)]
         if sum(map(len, chunks)) != len(text):
-            raise ValueError(f"the pattern {self.pattern!r} leaves out part of the text; let its last alternative match anything")
+            raise ValueError(f"the pattern {self.pattern!r} leaves out part of the text; add an alternative")
         return [i for chunk in chunks for i in self._known.get(chunk) or self._encode_chunk(chunk)]
 
     def _encode_chunk(self, chunk: str) -> list[int]:
@@ -123,19 +126,19 @@ class BytePairCodec:
         """The bytes that the ids stand for. Raises ValueError for an id that isn't in the vocabulary."""
         ids = [int(i) for i in ids]
         if wrong := [i for i in ids if not 0 <= i < len(self.tokens)]:
-            raise ValueError(f"token id {wrong[0]} is not in 0..{len(self.tokens) - 1}; were these ids made by another tokenizer?")
+            raise ValueError(f"token id {wrong[0]} is not in 0..{len(self.tokens) - 1}; is it another one's?")
         return b"".join(self.tokens[i] for i in ids)
 
 
 # ch02.ipynb, In [41]
-def recount(pair: tuple[int, int], new_id: int, words: list[list[int]], weights: list[int], counts: Counter, places: dict) -> list:
-    """Merge `pair` in the words that hold it, and correct `counts` and `places`; returns the pairs whose count has changed."""
+def recount(pair: Pair, new_id: int, words: list, weights: list, counts: Counter, places: dict) -> list[Pair]:
+    """Merge `pair` where it occurs, and correct `counts` and `places`; returns the pairs with a new count."""
     change = defaultdict(int)
     for i in places.pop(pair):
         before, weight = words[i], weights[i]
         words[i] = after = merge_pair(before, pair, new_id)
         if len(after) == len(before):
-            continue                                                                      # an earlier merge has used the pair up
+            continue                                                   # an earlier merge has used the pair up
         for old in pairwise(before):
             change[old] -= weight
         for new in pairwise(after):
@@ -147,24 +150,24 @@ def recount(pair: tuple[int, int], new_id: int, words: list[list[int]], weights:
 
 
 # ch02.ipynb, In [43]
-def train_merges(chunks: Counter, n_merges: int, min_frequency: int = 2) -> list[tuple[int, int]]:
+def train_merges(chunks: Counter, n_merges: int, min_frequency: int = 2) -> list[Pair]:
     """The same merges as the clear version, from `chunks`, which counts how often each chunk of text occurs.
 
-    Ties go to the smallest ids, as in the `tokenizers` library. Stops early when no pair occurs `min_frequency` times.
+    Ties go to the smallest ids. Stops early when no pair occurs `min_frequency` times.
     """
     words, weights = [utf8_ids(chunk) for chunk in chunks], list(chunks.values())
-    counts, places = Counter(), defaultdict(set)                                          # of each pair; words that hold it
+    counts, places = Counter(), defaultdict(set)                            # of each pair; words that hold it
     for i, word in enumerate(words):
         for pair in pairwise(word):
             counts[pair] += weights[i]
             places[pair].add(i)
-    heap = [(-count, pair) for pair, count in counts.items()]                             # the smallest entry is the best pair
+    heap = [(-count, pair) for pair, count in counts.items()]            # the smallest entry is the best pair
     heapify(heap)
     merges = []
     while heap and len(merges) < n_merges:
         count, pair = heappop(heap)
         if -count != counts[pair]:
-            continue                                                                      # stale: a newer entry is in the heap
+            continue                                                     # stale: a newer entry is in the heap
         if -count < min_frequency:
             break
         for changed in recount(pair, 256 + len(merges), words, weights, counts, places):
@@ -181,14 +184,14 @@ SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>")
 class SpecialTokenCodec(BytePairCodec):
     """A byte-pair codec with special tokens, which take the ids after the merges."""
 
-    def __init__(self, merges: Iterable[tuple[int, int]], special_tokens: Iterable[str] = (), pattern: str = GPT2_PATTERN):
+    def __init__(self, merges: Iterable[Pair], special_tokens: Iterable[str] = (), pattern=GPT2_PATTERN):
         super().__init__(merges, pattern)
         special = list(special_tokens)
-        if not all(special) or len({*self.tokens, *(token.encode("utf-8") for token in special)}) < len(self.tokens) + len(special):
-            raise ValueError(f"special tokens must be different, not empty and no ordinary tokens, got {special}")
         self.special_tokens = {token: len(self.tokens) + i for i, token in enumerate(special)}
         self.tokens += [token.encode("utf-8") for token in special]
         self.n_vocab = len(self.tokens)
+        if b"" in self.tokens or len(set(self.tokens)) < self.n_vocab:
+            raise ValueError(f"special tokens must be different, not empty, not ordinary, got {special}")
 
     @property
     def eot_token(self) -> int:
@@ -196,11 +199,12 @@ class SpecialTokenCodec(BytePairCodec):
         return special_ids("<|endoftext|>", self.special_tokens)["<|endoftext|>"]
 
     def encode(self, text: str, allowed_special: Iterable[str] | str = ()) -> list[int]:
-        """The ids of `text`. Special tokens in it are read as such if `allowed_special` names them or is "all".
+        """The ids of `text`, with the special tokens that `allowed_special` names ("all": every one).
 
-        Raises ValueError for a name that is no special token, and for a special token in the text that isn't allowed.
+        Raises ValueError for a name that is no special token, and for one in the text that isn't allowed.
         """
-        allowed = special_ids(self.special_tokens if allowed_special == "all" else allowed_special, self.special_tokens)
+        names = self.special_tokens if allowed_special == "all" else allowed_special
+        allowed = special_ids(names, self.special_tokens)
         ids = []
         for part in split_special(text, self.special_tokens):
             if part not in self.special_tokens:
@@ -208,12 +212,12 @@ class SpecialTokenCodec(BytePairCodec):
             elif part in allowed:
                 ids.append(allowed[part])
             else:
-                raise ValueError(f"the text contains the special token {part!r}; pass allowed_special={{{part!r}}} if it is meant, "
-                                 "or use encode_ordinary() if it is ordinary text")
+                raise ValueError(f"the text contains the special token {part!r}; if that is meant, pass "
+                                 f"allowed_special={{{part!r}}}; if it is text, use encode_ordinary()")
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids; bytes that don't make a character become `\\ufffd`. Raises ValueError for an unknown id."""
+        """The text of the ids; half characters become `\\ufffd`. Raises ValueError for an unknown id."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
 
@@ -222,7 +226,7 @@ def special_ids(names: Iterable[str], special_tokens: dict[str, int]) -> dict[st
     """The ids of some special tokens. Raises ValueError for a name that isn't one of `special_tokens`."""
     names = [names] if isinstance(names, str) else list(names)
     if unknown := [name for name in names if name not in special_tokens]:
-        raise ValueError(f"{unknown[0]!r} is no special token of this tokenizer; it has {list(special_tokens) or 'none'}")
+        raise ValueError(f"{unknown[0]!r} is no special token here; name one of {list(special_tokens)}")
     return {name: special_tokens[name] for name in names}
 
 
@@ -235,10 +239,10 @@ def split_special(text: str, special_tokens: Iterable[str]) -> list[str]:
 
 
 # ch02.ipynb, In [51]
-BYTE_CHARACTERS = [chr(byte) for byte in PRINTABLE] + [chr(256 + i) for i in range(256 - len(PRINTABLE))]      # by id
+BYTE_CHARACTERS = [*map(chr, PRINTABLE), *map(chr, range(256, 512 - len(PRINTABLE)))]               # by id
 
 
-def token_names(merges: Iterable[tuple[int, int]]) -> list[str]:
+def token_names(merges: Iterable[Pair]) -> list[str]:
     """Every token as files write it, a visible character for each byte."""
     names = list(BYTE_CHARACTERS)
     for left, right in merges:
@@ -250,20 +254,22 @@ def token_names(merges: Iterable[tuple[int, int]]) -> list[str]:
 def tokenizer_files(tokenizer: SpecialTokenCodec, settings: dict) -> dict[str, str]:
     """The files that `transformers.AutoTokenizer` and our `load` read, as {name: text}."""
     names = token_names(tokenizer.merges)
-    added = [{"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-              "special": True} for token, i in tokenizer.special_tokens.items()]
-    split = [{"type": "Split", "pattern": {"Regex": tokenizer.pattern}, "behavior": "Isolated", "invert": False},
+    off = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    special, pattern = tokenizer.special_tokens, {"Regex": tokenizer.pattern}
+    added = [{"id": i, "content": token, "special": True, **off} for token, i in special.items()]
+    split = [{"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False},
              {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]
-    model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
-             "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-             "vocab": {name: i for i, name in enumerate(names)} | tokenizer.special_tokens,
+    model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+             "vocab": {name: i for i, name in enumerate(names)} | special,
              "merges": [[names[left], names[right]] for left, right in tokenizer.merges]}
     whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
              "pre_tokenizer": {"type": "Sequence", "pretokenizers": split}, "post_processor": None,
-             "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}, "model": model}
-    roles = {"eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
+             "decoder": split[1] | {"use_regex": True},
+             "model": model}
+    roles = (("eos_token", "<|endoftext|>"), ("pad_token", "<|pad|>"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
-              **{role: token for role, token in roles.items() if token in tokenizer.special_tokens}, **settings}
+              **{role: token for role, token in roles if token in special}, **settings}
     return {name: json.dumps(content, ensure_ascii=False, indent=1) + "\n"
             for name, content in (("tokenizer.json", whole), ("tokenizer_config.json", config))}
 
@@ -285,18 +291,20 @@ def write_files(folder: str | Path, files: dict[str, str]) -> None:
 
 
 # ch02.ipynb, In [55]
-def read_tokenizer_json(path: Path) -> tuple[list[tuple[int, int]], list[str], str]:
-    """Merges, special tokens and pattern from a `tokenizer.json`. Raises ValueError if it isn't a byte-level BPE tokenizer's."""
+def read_tokenizer_json(path: Path) -> tuple[list[Pair], list[str], str]:
+    """Merges, special tokens and pattern of a `tokenizer.json`. Raises ValueError for another kind."""
     try:
         whole = json.loads(read_text(path))
         model, steps = whole["model"], whole["pre_tokenizer"].get("pretokenizers", [whole["pre_tokenizer"]])
         *cuts, last = steps
-        if (model["type"], last["type"]) != ("BPE", "ByteLevel") or last["add_prefix_space"] or whole["normalizer"]:
+        kind = (model["type"], last["type"], last["add_prefix_space"], whole["normalizer"])
+        if kind != ("BPE", "ByteLevel", False, None):
             raise ValueError("only byte-level BPE on unchanged text is supported")
         if cuts and (len(cuts) > 1 or cuts[0]["behavior"] != "Isolated" or last.get("use_regex", True)):
             raise ValueError("only a single pattern is supported")
         pattern = cuts[0]["pattern"]["Regex"] if cuts else GPT2_PATTERN
-        merges = merges_from_names(pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
+        pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
+        merges = merges_from_names(pairs)
         added = {token["content"]: token["id"] for token in whole["added_tokens"]}
         expected = {name: i for i, name in enumerate([*token_names(merges), *sorted(added, key=added.get)])}
         if model["vocab"] | added != expected:
@@ -308,12 +316,12 @@ def read_tokenizer_json(path: Path) -> tuple[list[tuple[int, int]], list[str], s
 
 
 # ch02.ipynb, In [56]
-def merges_from_names(pairs: Iterable[Iterable[str]]) -> list[tuple[int, int]]:
-    """Merges as ids from merges as files write them, such as ("Ġ", "t"). Raises ValueError for a token that doesn't exist yet."""
+def merges_from_names(pairs: Iterable[Iterable[str]]) -> list[Pair]:
+    """Merges as ids, from merges as files write them: ("Ġ", "t"). Raises ValueError for impossible ones."""
     ids, merges = {name: i for i, name in enumerate(BYTE_CHARACTERS)}, []
     for left, right in pairs:
         if left not in ids or right not in ids or left + right in ids:
-            raise ValueError(f"merge {len(merges)} joins {left!r} and {right!r}, which no earlier merge has prepared")
+            raise ValueError(f"merge {len(merges)} can't join {left!r} and {right!r}; the file is damaged")
         merges.append((ids[left], ids[right]))
         ids[left + right] = len(ids)
     return merges
@@ -321,10 +329,10 @@ def merges_from_names(pairs: Iterable[Iterable[str]]) -> list[tuple[int, int]]:
 
 # ch02.ipynb, In [57]
 class BytePairTokenizer(SpecialTokenCodec):
-    """The course's tokenizer: byte-pair encoding with special tokens and files. Method names are those of `tiktoken.Encoding`."""
+    """The course's tokenizer: byte-pair encoding, special tokens, files. Names as in `tiktoken.Encoding`."""
 
     def save(self, folder: str | Path, **settings) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json` into `folder`; `settings`, such as a chat template, go there too."""
+        """Write `tokenizer.json` and `tokenizer_config.json`, the latter with `settings`, if any."""
         write_files(folder, tokenizer_files(self, settings))
 
     @classmethod
@@ -332,7 +340,7 @@ class BytePairTokenizer(SpecialTokenCodec):
         """The tokenizer saved in `folder`. Raises ValueError if there is none, or one of another kind."""
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
-            raise ValueError(f"there is no tokenizer.json in {str(folder)!r}; name a folder that save() has written")
+            raise ValueError(f"there is no tokenizer.json in {str(folder)!r}; name a saved one's")
         return cls(*read_tokenizer_json(path))
 
     def to_tiktoken(self, name: str = "from-bytes-to-chat") -> tiktoken.Encoding:
@@ -344,48 +352,49 @@ class BytePairTokenizer(SpecialTokenCodec):
 
 # ch02.ipynb, In [58]
 def load_tokenizer(name_or_folder: str | Path) -> BytePairTokenizer | tiktoken.Encoding:
-    """GPT-2's tokenizer for "gpt2" (all its sizes share it), else the one saved in a folder. Raises ValueError if there is none."""
+    """GPT-2's tokenizer for "gpt2" (all sizes share it), or the one saved in a folder, else ValueError."""
     if str(name_or_folder) in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"):
         return tiktoken.get_encoding("gpt2")
     return BytePairTokenizer.load(name_or_folder)
 
 
 # ch02.ipynb, In [59]
-def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Iterable[str] = (), pattern: str = GPT2_PATTERN,
-              min_frequency: int = 2) -> BytePairTokenizer:
-    """Train a byte-pair tokenizer of `vocab_size` tokens, special ones included, on `texts` (Sennrich et al., 2016).
+def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Iterable[str] = (),
+              pattern: str = GPT2_PATTERN, min_frequency: int = 2) -> BytePairTokenizer:
+    """Train a tokenizer of `vocab_size` tokens, special ones included, on `texts` (Sennrich et al., 2016).
 
-    It has fewer tokens when no pair occurs `min_frequency` times any more: see its `n_vocab`. Raises ValueError for a
-    `vocab_size` that doesn't hold the 256 bytes and the special tokens, and for texts that UTF-8 can't write.
+    It has fewer tokens when no pair occurs `min_frequency` times any more: see its `n_vocab`. Raises
+    ValueError if 256 bytes and the special tokens don't fit, and for texts that UTF-8 can't write.
     """
     special = list(special_tokens)
     if vocab_size < 256 + len(special):
-        raise ValueError(f"vocab_size is {vocab_size}, but 256 bytes and {len(special)} special tokens need {256 + len(special)}; "
-                         "ask for more")
+        raise ValueError(f"vocab_size is {vocab_size}, but 256 bytes and {len(special)} special tokens need "
+                         f"{256 + len(special)}; ask for at least that many")
     codec, chunks = BytePairTokenizer((), special, pattern), Counter()
     for text in [texts] if isinstance(texts, str) else texts:
         chunks.update(match.group() for match in codec._chunks.finditer(text))
-    return BytePairTokenizer(train_merges(chunks, vocab_size - 256 - len(special), min_frequency), special, pattern)
+    merges = train_merges(chunks, vocab_size - 256 - len(special), min_frequency)
+    return BytePairTokenizer(merges, special, pattern)
 
 
 # ch02.ipynb, In [72]
 class TokenWindows(Dataset):
-    """Pairs (input, target) of `context_length` ids each, the target one token further, a window every `stride` tokens.
+    """Pairs (input, target) of `context_length` ids, the target one token further; one every `stride` tokens.
 
-    `ids` is a list, array or tensor of token ids with one axis. A rest too short for a window is left out. Raises ValueError
-    for a text that is shorter than one window and its last target.
+    `ids` is a list, array or tensor of token ids. A rest too short for a window is left out. Raises
+    ValueError for a text that is shorter than one window and its last target.
     """
 
     def __init__(self, ids, context_length: int, stride: int | None = None):
         self.ids, self.context_length = torch.as_tensor(ids), context_length
         stride = context_length if stride is None else stride
         if self.ids.ndim != 1 or (len(self.ids) and self.ids.is_floating_point()):
-            raise ValueError(f"ids must be whole numbers in one row, got shape {tuple(self.ids.shape)} of {self.ids.dtype}")
+            raise ValueError(f"ids must be whole numbers in one row, got {self.ids.dtype}, {self.ids.ndim} axes")
         if context_length < 1 or stride < 1:
-            raise ValueError(f"context_length and stride must be at least 1, got {context_length} and {stride}")
+            raise ValueError(f"context_length {context_length} and stride {stride} must be at least 1")
         if len(self.ids) < context_length + 1:
-            raise ValueError(f"the text has {len(self.ids)} tokens, but one window and its last target need {context_length + 1}; "
-                             "use a longer text or a smaller context_length")
+            raise ValueError(f"the text has {len(self.ids)} tokens, but one window and its last target need "
+                             f"{context_length + 1}; use a longer text or a smaller context_length")
         self.starts = range(0, len(self.ids) - context_length, stride)
 
     def __len__(self) -> int:
@@ -397,15 +406,16 @@ class TokenWindows(Dataset):
 
 
 # ch02.ipynb, In [75]
-def create_dataloader(ids, context_length: int, batch_size: int = 8, stride: int | None = None, shuffle: bool = True,
-                      drop_last: bool = True, seed: int = 0, num_workers: int = 0) -> DataLoader:
+def create_dataloader(ids, context_length: int, batch_size: int = 8, stride: int | None = None,
+                      shuffle: bool = True, drop_last: bool = True, seed: int = 0,
+                      num_workers: int = 0) -> DataLoader:
     """A loader of (input, target) batches, (B, T) each, over the windows of `ids`; see `TokenWindows`.
 
-    `seed` fixes the order. `drop_last` leaves out a last batch that isn't full; raises ValueError if no batch is left then.
+    `seed` fixes the order. `drop_last` leaves out a batch that isn't full; ValueError if none is left.
     """
     windows = TokenWindows(ids, context_length, stride)
     if drop_last and len(windows) < batch_size:
-        raise ValueError(f"{len(windows)} windows don't fill one batch of {batch_size}; use a smaller batch_size or stride, a "
-                         "longer text, or drop_last=False")
+        raise ValueError(f"{len(windows)} windows don't fill one batch of {batch_size}; use a smaller "
+                         "batch_size or stride, a longer text, or drop_last=False")
     return DataLoader(windows, batch_size, shuffle=shuffle, drop_last=drop_last, num_workers=num_workers,
                       generator=torch.Generator().manual_seed(seed))
