@@ -1,6 +1,8 @@
 """Appendix A: the exercises' checks, held against solutions and against the wrong answers that readers give."""
 
 import math
+import statistics
+import time
 
 import pytest
 import torch
@@ -67,6 +69,22 @@ def autograd_slope(f, at):
     return x.grad.item()
 
 
+def speed(function, operations, warm=True, repeats=5, middle=statistics.median):
+    if warm:
+        function()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return operations / middle(times)
+
+
+def global_shuffle(n, seed):
+    torch.manual_seed(seed)
+    return torch.randperm(n)
+
+
 LEAKY = torch.tensor(2.0, requires_grad=True)
 
 
@@ -82,6 +100,9 @@ SOLUTIONS = {
     "A.4": deep(own),
     "A.5": lambda n, b, drop: n // b if drop else -(-n // b),
     "A.6": stepper(),
+    "A.7": lambda shape, dtype: torch.empty(shape, dtype=dtype, device="meta").nbytes / 2**30,
+    "A.8": speed,
+    "A.9": lambda n, seed: torch.randperm(n, generator=torch.Generator().manual_seed(seed)),
 }
 WRONG = [  # exercise, attempt, a word of the hint it deserves
     ("A.1", lambda p: (p[:, None] - p[None]).square().sum(-1), "squared"),
@@ -102,6 +123,16 @@ WRONG = [  # exercise, attempt, a word of the hint it deserves
     ("A.5", lambda n, b, drop: -(-n // b), "9 full"),
     ("A.6", stepper(direction=1), "uphill"),
     ("A.6", stepper(zero=False), "Zero them"),
+    ("A.7", lambda shape, dtype: float(math.prod(shape) * 4), "in bytes"),
+    ("A.7", lambda shape, dtype: math.prod(shape) * 4 / 1e9, "10**9"),
+    ("A.7", lambda shape, dtype: math.prod(shape) * 4 / 2**30, "dtype"),
+    ("A.8", lambda f, n: speed(f, n, warm=False, repeats=1), "1 times"),
+    ("A.8", lambda f, n: speed(f, n, warm=False, middle=statistics.mean), "slow call"),
+    ("A.8", lambda f, n: 1 / speed(f, n), "turn it round"),
+    ("A.9", global_shuffle, "disturbed"),
+    ("A.9", lambda n, seed: torch.randperm(n), "two orders"),
+    ("A.9", lambda n, seed: torch.arange(n), "same order"),
+    ("A.9", lambda n, seed: torch.randint(n, (n,), generator=torch.Generator().manual_seed(seed)), "exactly once"),
     ("A.6", stepper(move=False), "didn't move"),
     ("A.6", stepper(item=False), "plain float"),
 ]

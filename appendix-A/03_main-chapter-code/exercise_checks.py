@@ -1,6 +1,7 @@
 """The self-checks of appendix A's exercises."""
 
 import math
+import time
 
 import torch
 import torch.nn.functional as F
@@ -137,6 +138,59 @@ def check_train_step(train_step):
     return "That is stochastic gradient descent, whole."
 
 
+def check_gibibytes(gibibytes):
+    got = gibibytes((1024, 1024, 256), torch.float32)
+    expect(not math.isclose(got, 2**30), "That is the size in bytes; a GiB is 2**30 of them.")
+    expect(not math.isclose(got, 1.073741824), "That is in units of 10**9 bytes; a GiB is 2**30 bytes.")
+    expect(not math.isclose(got, 0.25), "You counted the numbers; each takes element_size() bytes.")
+    expect(math.isclose(got, 1.0), f"(1024, 1024, 256) float32 numbers take 1 GiB; you say {got:.4g}.")
+    expect(math.isclose(gibibytes((1024, 1024, 256), torch.bfloat16), 0.5), "It should depend on the dtype: bfloat16 takes half.")
+    start = time.perf_counter()
+    huge = gibibytes((10**6, 10**6), torch.float32)
+    expect(math.isclose(huge, 4e12 / 2**30), "Count a tensor that no machine could hold: make it on the meta device.")
+    expect(time.perf_counter() - start < 5, "It works by allocating the memory; use the meta device.")
+    return "Counted without allocating."
+
+
+class Machine:
+    """A function that takes 0.6 s the first time, 0.3 s once later, and 0.03 s otherwise."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        time.sleep({1: 0.6, 3: 0.3}.get(self.calls, 0.03))
+
+
+def check_achieved(achieved):
+    machine = Machine()
+    got = achieved(machine, 1e6)
+    expect(
+        machine.calls >= 4,
+        f"You called the function {machine.calls} times; one call to warm up and at least three to measure are needed.",
+    )
+    expect(got > 0 and isinstance(got, float), "Return operations per second, a float.")
+    expect(got > 1, "That looks like seconds per operation; turn it round.")
+    expect(got > 2e7, "One slow call spoiled the result, either the first, which shouldn't count, or one later: use the median.")
+    expect(got < 3.4e7, f"The function does 1e6 operations in about 0.03 s, which is about 3.3e7 a second; you say {got:.2g}.")
+    return "Warm-up, repetition, median."
+
+
+def check_shuffled(shuffled):
+    state = torch.get_rng_state()
+    first, again, other = shuffled(50, 3), shuffled(50, 3), shuffled(50, 4)
+    expect(torch.is_tensor(first) and first.shape == (50,), "Return a tensor of n numbers.")
+    expect(sorted(first.tolist()) == list(range(50)), "Every number from 0 to n - 1 should occur exactly once; see torch.randperm.")
+    expect(torch.equal(first, again), "The same seed gave two orders: pass a generator made from the seed.")
+    expect(not torch.equal(first, other), "Two seeds gave the same order: the seed isn't used.")
+    expect(
+        torch.equal(state, torch.get_rng_state()),
+        "The global generator was disturbed: give randperm a generator of its own instead of calling torch.manual_seed.",
+    )
+    return "The order depends on the seed alone."
+
+
 CHECKS = {
     "A.1": check_distances,
     "A.2": check_softmax,
@@ -144,4 +198,7 @@ CHECKS = {
     "A.4": check_deep,
     "A.5": check_n_batches,
     "A.6": check_train_step,
+    "A.7": check_gibibytes,
+    "A.8": check_achieved,
+    "A.9": check_shuffled,
 }

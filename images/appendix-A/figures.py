@@ -59,3 +59,53 @@ def graph():
         f.arrow(x1, 214, x2, 214, color="orange", label=label, dashed=True, above=-14)
     f.text(370, 28, "forward: compute and remember · backward (dashed): multiply the local slopes", size=14, color=MUTED)
     return f
+
+
+@figure("number-formats")
+def number_formats():
+    f = Figure(760, 230)
+    rows = [("float32", 8, 23), ("bfloat16", 8, 7), ("float16", 5, 10)]
+    for i, (name, exponent, fraction) in enumerate(rows):
+        y = 52 + 54 * i
+        f.text(20, y + 16, name, size=15, anchor="start", mono=True)
+        x = 118
+        for count, color, word in ((1, "gray", "±"), (exponent, "orange", "exponent"), (fraction, "blue", "fraction")):
+            for k in range(count):
+                f.box(x + 19 * k, y, 19, 32, color=color, radius=0, edge=0.8)
+            if count > 1:
+                f.text(x + 19 * count / 2, y + 16, f"{count}" if count < 7 else f"{word} {count}", size=13)
+            else:
+                f.text(x + 9.5, y + 16, word, size=13)
+            x += 19 * count
+    f.text(
+        20,
+        26,
+        "The exponent decides how far a format reaches, the fraction how finely it tells apart",
+        size=15,
+        anchor="start",
+        bold=True,
+    )
+    f.text(
+        118,
+        214,
+        "bfloat16 is float32 cut off after sixteen bits: the same reach, less detail.",
+        size=13.5,
+        anchor="start",
+        color=MUTED,
+    )
+    return f
+
+
+@figure("compile")
+def compile_():
+    f = Figure(740, 200)
+    f.text(20, 28, "Three operations, three trips through memory", size=14.5, anchor="start", bold=True)
+    for i, name in enumerate(("x * x", "+ 1", "sqrt")):
+        f.box(40 + 130 * i, 52, 92, 40, name, "blue", mono=True)
+        if i < 2:
+            f.arrow(132 + 130 * i, 72, 170 + 130 * i, 72)
+    f.text(20, 128, "compiled: one loop, one trip", size=14.5, anchor="start", bold=True)
+    f.box(40, 146, 352, 40, "sqrt(x * x + 1)", "green", mono=True)
+    f.text(430, 72, "each result is written to memory\nand read again", size=13, anchor="start", color=MUTED)
+    f.text(430, 166, "a number stays in a register\nuntil it is done", size=13, anchor="start", color=MUTED)
+    return f
