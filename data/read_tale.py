@@ -32,7 +32,7 @@ ANIMALS = set("bird crow owl dog cat cow horse goat mole rabbit fox bear mouse f
 PRONOUNS = {"she": "she", "her": "she", "hers": "she", "herself": "she", "he": "he", "him": "he", "his": "he", "himself": "he"}
 ARTICLES = {"a", "an", "the", "my", "your", "our", "their", "its"}
 POSSESSIVES = {"his", "her", "my", "their", "your", "our"}
-SAYING = "said asked cried shouted called whispered answered laughed told replied thought".split()
+SAYING = set("said asked cried shouted called whispered answered laughed told replied thought".split())
 BE = {"is", "are", "was", "were", "am"}
 MODALS = set("can could will would shall should must cannot can't couldn't won't wouldn't did didn't does doesn't do don't".split())
 PAST_ONLY = set("went gave took ran fell knew flew blew threw saw sang began drank grew wrote rode spoke woke shook came".split())
@@ -48,7 +48,7 @@ PROBLEMS = {  # class: cues, in the order in which they win
     "quarrel": "wanted it too|want the .* too|mine|quarrel|fight",
     "taken": "took the|takes|stole|steals|snatched|grabbed|carried off|thief",
     "stuck": "stuck|in the mud|into the mud|not move|would not go|caught in|jammed|tangled|into a tree|in a tree|tall tree|top of a tree",
-    "fallen": "fell in|falls in|fell into|falls into|in the water|in went|hole|float|sank|sinks|over a wall|over the wall",
+    "fallen": r"fell in|falls in|fell into|falls into|in the water|in went|hole|float|sank|sinks|over (a|the) (\w+ )?wall|too far",
     "broken": "broke|breaks|crack|torn|tore|snap|split|fell down and|smash",
     "lost": "lost|gone|missing|find it|not there|wasn't there|nowhere|vanished|left behind",
     "spoiled": "wet|dirty|stain|soaked|muddy|rain",
@@ -57,23 +57,32 @@ PROBLEMS = {  # class: cues, in the order in which they win
 }
 SAD = set("sad sadly cried cry crying tears wept weep miss missed sob sobbed lonely sorrow unhappy heartbroken goodbye sadness".split())
 HAPPY = set("happy happily happiest happier glad smile smiled smiling joy joyful proud delighted cheered beamed grinned content "
-            "safe hugged merry wonderful".split())
+            "safe hugged merry happiness glowed best".split())
 FUNNY = set("laugh laughed laughing laughs laughter giggle giggled giggling funny silly joke chuckled chuckle snorted".split())
 MOODS = {"sad": SAD, "happy": HAPPY, "funny": FUNNY}
+PLAIN_MOODS = {"sad": {"sad", "sadly", "saddest", "cried", "wept", "missed", "goodbye"}, "happy": {"happy", "happiest", "happily", "happier"},
+               "funny": {"laugh", "laughed", "laughing", "laughs", "giggle", "giggled", "giggling", "laughter", "funny"}}
 NOT = {"not", "no", "never", "nobody", "without", "nothing", "isn't", "wasn't", "didn't", "don't", "stop", "stopped"}
 LOST_FOR_GOOD = re.compile(
     r"\bnever\b|\bgone\b|too late|too deep|too broken|stayed broken|was broken|\bit broke\b|THING broke|, broke\b|\bapart\b|"
     r"took the (\w+ )?THING (away|up|and flew)|took it away|\bate (it|the)|flew (far )?away|(went|float\w*|blew|sailed|rolled) away|"
     r"not there|no (one|body)? ?could|could not (be|roll|fix|find|mend|reach)|did not (come|find|get)|came in last|was last|no end|"
     r"no (\w+ )?(any ?more|gift|THING)|could not \w+ it|no longer|for ever|forever|for good")
+LOST_PLAINLY = re.compile(
+    r"(was|were|is) never (found|seen)|never (again|came back)|THING (was|had|is) gone|stayed broken|^but it was too late|gone for good|"
+    r"no THING any ?more|THING (broke|fell apart|did not come)|could not be (mended|fixed|got out)|past mending|nobody ever saw|"
+    r"(was|were|had been|is) (ruined|spoiled|lost)|(carried|took|blew) (it|the THING) away|in (splinters|pieces|a hundred pieces)$|"
+    r"came too late|too late\.|never (work|race|be thrown|go)|there was nothing left")
+SOLVED_PLAINLY = re.compile(
+    r"had (it|the THING) back|THING (was|came) back|gave (it )?back|there (it )?(was|stood|lay)\b.*THING|(up|out|down) (it )?came|"
+    r"THING (worked|was (whole|free|out|mended|fixed|found))|held .*THING again|good as new|(he|she|HERO) caught it|safe and sound|\bwon\b")
 SOLVED = re.compile(
     r"\b(had|have|got|has) (it|the (\w+ )?THING) (back|again)|THING (came|was) back|down came|out came|up came|came (down|out|up)|"
     r"there (it )?(was|lay|sat|is)|\bfixed\b|mended|found (it|the)|gave (it )?back|put down the|dropped the|won the|came in first|"
     r"in (his|her) (own )?(hand|paw|bag)|good as new|all the time|not broken|love it")
 OPENING = re.compile(r"once there (was|lived)|there (once )?(was|lived) once|once upon a time|this is the story|there was once|"
                      r"\b(his|her) name was|HERO was a (\w+ )?(little )?(KIND)\b|HERO, an? \w+ (little )?(KIND)\b")
-STARTERS = {"then", "but", "so", "soon", "and", "he", "she", "it", "they", "his", "her", "that", "him", "there's"}
-MORAL = re.compile(r"\b(always|never|good|all right|when you|if you|is better|everyone|ask|friends|laugh|help|be)\b")
+STARTERS = {"then", "but", "so", "soon", "and", "he", "she", "his", "her", "him"}
 
 SKILLS = {  # what the chapters plot: a skill is kept where none of its violations occurs
     "grammar": {"article", "doubled word", "unknown word", "word order", "quotation"},
@@ -134,10 +143,10 @@ class Words:
     names: dict[str, str]                   # name -> "she", "he" or "" for the animals' names
     kinds: frozenset[str]
     traits: frozenset[str]
+    helpers: frozenset[str]
     objects: dict[str, list[tuple]]         # first word -> the phrases that begin with it
     places: dict[str, list[tuple]]
     people: dict[str, list[tuple]]
-    spelled: frozenset[str]
     opening: re.Pattern
 
 
@@ -155,8 +164,8 @@ def words_of(level: str) -> Words:
     names = dict.fromkeys(known["animals"], "") | dict.fromkeys(known["girls"], "she") | dict.fromkeys(known["boys"], "he")
     kinds = frozenset(known["kinds"])
     everyone = {*known["helpers"], *FEMALE, *MALE, *PEOPLE, *ANIMALS, *kinds}
-    return Words(names, kinds, frozenset(known["traits"]), by_first_word(known["objects"]), by_first_word(known["places"]),
-                 by_first_word(everyone), common_words(),
+    return Words(names, kinds, frozenset(known["traits"]), frozenset(known["helpers"]), by_first_word(known["objects"]), by_first_word(known["places"]),
+                 by_first_word(everyone),
                  re.compile(OPENING.pattern.replace("KIND", "|".join(kinds))))
 
 
@@ -177,7 +186,7 @@ def find_phrases(words: list[str], table: dict[str, list[tuple]]) -> list[tuple[
     """Where the table's phrases stand, as (start, end, phrase), the longest first; a plural's or possessive's s is let pass."""
     found, i = [], 0
     while i < len(words):
-        for phrase in table.get(words[i].removesuffix("'s"), ()):
+        for phrase in table.get(words[i]) or table.get(words[i].removesuffix("'s"), ()):
             n = len(phrase)
             if n == 1 or (*words[i:i + n - 1], words[min(i + n, len(words)) - 1].removesuffix("'s")) == phrase:
                 found.append((i, i + n, " ".join(phrase)))
@@ -217,6 +226,9 @@ class Tale:
         self.facts = Reading(sentences=[s.text for s in self.sentences])
         self.things = [find_phrases(s.words, self.known.objects) for s in self.sentences]
         self.people = [find_phrases(s.told, self.known.people) for s in self.sentences]
+        narrated = [word for s in self.sentences for word in s.told]
+        self.plain = level == "simple"            # plain tales say everything outright, so more can be asked of them
+        self.narrator_is_hero = sum(word in ("i", "me", "my") for word in narrated) > 0.025 * len(narrated)
 
     def object_to(self, name: str, why: str) -> None:
         if all(violation.name != name for violation in self.facts.violations):
@@ -244,7 +256,7 @@ def read_names(tale: Tale) -> None:
         else:
             tale.object_to("stranger" if facts.hero in at_end else "hero renamed",
                            f"{name} turns up unannounced in {facts.hero}'s tale: {tale.sentences[i].text}")
-    if facts.hero not in at_end:
+    if facts.hero not in at_end and not tale.narrator_is_hero:
         tale.object_to("hero vanishes", f"the end doesn't speak of {facts.hero}")
     return None
 
@@ -256,19 +268,27 @@ def introduces(text: str, name: str, hero: str) -> bool:
 
 
 def read_kind(tale: Tale) -> None:
-    """Girl, boy or which animal, and so she or he."""
+    """Girl, boy or which animal, and so she or he: said where the hero is named first, or beside it."""
     facts, gender = tale.facts, {"girl": "she", "boy": "he"}
-    start = [word for s in tale.sentences[:5] for word in s.told]
-    facts.kind = next((word for word in start if word in tale.known.kinds), "")
+    first = next((i for i, s in enumerate(tale.sentences) if facts.hero in s.names), 0)
+    beside = [i for i in (first, first - 1, first + 1, first + 2) if 0 <= i < len(tale.sentences)]
+    mine = [i for i, s in enumerate(tale.sentences) if facts.hero in s.names or (tale.narrator_is_hero and "i" in s.told)]
+    later = [j for i in mine for j in (i, i + 1) if j < len(tale.sentences)]
+    facts.kind = next((word for i in beside + later for before, word in pairwise(["", *tale.sentences[i].words])
+                       if word in tale.known.kinds and before != "the"), "")
     by_name = tale.known.names.get(facts.hero, "")
-    opening = [word for s in tale.sentences[:2] for word in s.told]
-    first = next((PRONOUNS[word] for word in opening if word in PRONOUNS), "")
-    facts.pronoun = gender.get(facts.kind) or by_name or first
-    if by_name and by_name != facts.pronoun:
-        tale.object_to("hero changes kind", f"{facts.hero} is no name for a {facts.kind}")
+    if not tale.narrator_is_hero:
+        spoken_of = next((PRONOUNS[word] for i in beside[::2] for word in tale.sentences[i].told if word in PRONOUNS), "")
+        facts.pronoun = gender.get(facts.kind) or by_name or spoken_of
+        if by_name and by_name != facts.pronoun:
+            tale.object_to("hero changes kind", f"{facts.hero} is no name for a {facts.kind}")
     if facts.kind in gender and re.search(rf"\b{facts.hero}'s paw", tale.text):
         tale.object_to("hero changes kind", f"{facts.hero} is a {facts.kind} and has a paw")
-    traits = Counter(word for s in tale.sentences for word in s.told if word in tale.known.traits)
+    traits = Counter()
+    for i, sentence in enumerate(tale.sentences):
+        for word, after in pairwise(sentence.words):
+            if word in tale.known.traits and after != "of":
+                traits[word] += 3 if i in mine else 1
     facts.trait = max(traits, key=traits.get, default="")
 
 
@@ -279,6 +299,7 @@ def read_pronouns(tale: Tale) -> None:
     sex |= {name.lower(): s for name, s in tale.known.names.items() if name != facts.hero}
     hero = facts.hero.lower()
     before: list[str] = []
+    misfits: list[str] = []
     for i, sentence in enumerate(tale.sentences):
         present: list[str] = []
         phrases = {start: phrase for start, _, phrase in tale.people[i]}
@@ -289,15 +310,18 @@ def read_pronouns(tale: Tale) -> None:
             elif base in (hero, facts.companion.lower()):
                 present.append(base)
             elif word in PRONOUNS:
-                fitting = [who for who in (*present[::-1], *before[::-1], hero) if agrees(sex, who, PRONOUNS[word])]
+                near = present or before if word in ("he", "she") else (*present, *before, hero)
+                fitting = [who for who in near[::-1] if agrees(sex, who, PRONOUNS[word])]
                 if not fitting:
-                    tale.object_to("pronoun", f'"{word}" fits nobody here: {sentence.text}')
+                    misfits.append(f'"{word}" fits nobody here: {sentence.text}')
                     continue
                 if len(set(fitting)) == 1 and not sex.get(fitting[0]):
                     sex[fitting[0]] = sex.get(fitting[0].split()[-1]) or PRONOUNS[word]
                 present.append(fitting[0])
-        before = present or before
-    facts.pronoun = facts.pronoun or sex[hero]
+        before = present or before if tale.plain else (before + present)[-8:]
+    facts.pronoun = facts.pronoun or ("" if tale.narrator_is_hero else sex[hero])
+    if len(misfits) > (0 if tale.plain else 2):
+        tale.object_to("pronoun", misfits[0])
 
 
 def agrees(sex: dict[str, str], who: str, pronoun: str) -> bool:
@@ -313,8 +337,12 @@ def read_object(tale: Tale) -> None:
     if not central:
         return tale.object_to("no object", "no thing that this world knows plays a part")
     facts.object = max(central, key=central.get)
-    if not any(thing == facts.object for i in tale.last(0.4, 4) for _, _, thing in tale.things[i]):
+    where = {thing: [i for i, start, other in mentions if other == thing and not is_scenery(tale, i, start)] for thing in central}
+    n = len(tale.sentences)
+    if where[facts.object][-1] < n - max(4, (0.4 if tale.plain else 0.45) * n):
         tale.object_to("object vanishes", f"the end doesn't speak of the {facts.object}")
+    if where[facts.object][0] > 0.45 * n:
+        tale.object_to("object changed", f"the {facts.object} comes out of nowhere: {tale.sentences[where[facts.object][0]].text}")
     check_look(tale)
     definite, introduced = Counter(), set()
     for i, start, thing in mentions:
@@ -323,7 +351,7 @@ def read_object(tale: Tale) -> None:
             definite[thing] += 1 + (thing not in introduced and i > 0.4 * len(tale.sentences))
         elif article != "the":
             introduced.add(thing)
-        if definite[thing] > 1 and thing.split()[-1] != facts.object.split()[-1]:
+        if definite[thing] > (1 if tale.plain else 5) and thing.split()[-1] != facts.object.split()[-1]:
             tale.object_to("object changed", f"the {facts.object} has become a {thing}: {tale.sentences[i].text}")
     return None
 
@@ -362,9 +390,10 @@ def read_place(tale: Tale) -> None:
     found = Counter()
     for s in half:
         for start, _, place in find_phrases(["house" if w == "home" else w for w in s.told], tale.known.places):
-            found[place] += bool({"in", "at", "on", "by", "to", "near"} & set(s.told[max(0, start - 3):start]))
+            if s.told[start - 1] != "whole" and {"in", "at", "on", "by", "to", "near"} & set(s.told[max(0, start - 3):start]):
+                found[place] += 1
     place = max(found, key=found.get, default="")
-    tale.facts.place = place and f"the {place}"
+    tale.facts.place = place if "'" in place or not place else f"the {place}"
 
 
 # ---------------------------------------------------------------- the order of telling
@@ -372,7 +401,7 @@ def read_place(tale: Tale) -> None:
 def check_order(tale: Tale) -> None:
     facts, n = tale.facts, len(tale.sentences)
     first = tale.sentences[0]
-    if facts.hero and facts.hero not in [name for s in tale.sentences[:3] for name in s.names]:
+    if facts.hero and facts.hero not in [name for s in tale.sentences[:max(3, int(0.35 * n))] for name in s.names]:
         tale.object_to("no introduction", f"{facts.hero} is named late")
     if first.words[0] in STARTERS:
         tale.object_to("no introduction", f"the tale begins in the middle: {first.text}")
@@ -390,12 +419,12 @@ def check_first_mentions(tale: Tale) -> None:
         for start, _, who in tale.people[i]:
             article = article_before(sentence.told, start)
             if article in ("a", "an"):
-                if who in unmet:
+                if who in unmet and tale.plain:
                     tale.object_to("introduced late", f"{who} was spoken of before: {sentence.text}")
                 met |= {who, who.split()[-1]}
             elif article == "the" and who not in met:
                 unmet[who] = sentence.text
-                if who.split()[-1] in ANIMALS | PEOPLE | FEMALE | MALE:
+                if tale.plain or (who in tale.known.helpers and start > 1 and sentence.told[start - 2] in SAYING):
                     tale.object_to("not introduced", f"who is the {who}? {sentence.text}")
             else:
                 met |= {who, who.split()[-1]}
@@ -405,7 +434,7 @@ def check_first_mentions(tale: Tale) -> None:
             words = tale.sentences[i].words
             if thing == tale.facts.object and not is_scenery(tale, i, start):
                 article = article_before(words, start)
-                if article in ("a", "an") and definite and "what" not in words[max(0, start - 4):start]:
+                if tale.plain and article in ("a", "an") and definite and "what" not in words[max(0, start - 4):start]:
                     tale.object_to("introduced late", f"the {thing} was spoken of before: {tale.sentences[i].text}")
                 definite = definite or (article == "the" and thing)
 
@@ -427,16 +456,15 @@ def problem_class(text: str) -> str:
     return min(hits)[1] if hits else ""
 
 
-def mood(tale: Tale, span: Iterable[int]) -> str:
-    """happy, sad or funny, by the cue words that no negation turns around."""
-    score = Counter()
-    for i in span:
+def mood(tale: Tale, span: range, cues: dict[str, set[str]]) -> tuple[str, int]:
+    """The feeling of the last sentence in the span that tells one, by the cue words that no negation turns around, and where."""
+    for i in reversed(span):
         words = tale.sentences[i].words
-        for j, word in enumerate(words):
-            for name, cues in MOODS.items():
-                if word in cues and not NOT & set(words[max(0, j - 3):j]) and not is_look(words, j, tale.facts.object):
-                    score[name] += 1
-    return max(score, key=score.get, default="")
+        told = Counter(name for j, word in enumerate(words) for name, group in cues.items() if word in group
+                       and (name == "funny" or not NOT & set(words[max(0, j - 3):j])) and not is_look(words, j, tale.facts.object))
+        if told:
+            return max(told, key=told.get), i
+    return "", -1
 
 
 def is_look(words: list[str], j: int, thing: str) -> bool:
@@ -448,19 +476,27 @@ def read_plot(tale: Tale) -> None:
     facts, n = tale.facts, len(tale.sentences)
     lines = [plain(tale, i) for i in range(n)]
     facts.problem = problem_class(" ".join(lines[1:max(2, int(0.65 * n))]))
-    if not facts.problem:
+    if not facts.problem and tale.plain:
         tale.object_to("no problem", "nothing goes wrong in the first two thirds")
-    helped = next((i for i, people in enumerate(tale.people) if i > 1 and people), 0)
-    facts.ending = mood(tale, tale.last(0.25))
+    facts.ending, told_at = mood(tale, tale.last(0.3), PLAIN_MOODS)
+    if not facts.ending:
+        facts.ending, told_at = mood(tale, tale.last(0.3), MOODS)
     if not facts.ending:
         return tale.object_to("ending missing", "the last sentences tell no mood")
-    zone = range(max(helped + 1, int(0.5 * n)), n)
-    lost = max((i for i in zone if LOST_FOR_GOOD.search(lines[i])), default=-1)
-    won = max((i for i in zone if SOLVED.search(lines[i])), default=-1)
+    while told_at - 1 in tale.last(0.3) and mood(tale, range(told_at - 1, told_at), MOODS)[0] == facts.ending:
+        told_at -= 1
+    told_at -= tale.sentences[told_at].words[0] in ("he", "she", "it", "they", "i")    # and the sentence it goes on from
+    helped = next((i for i, people in enumerate(tale.people) if i > 1 and people), 0)
+    zone = range(max(helped + 1, int(0.5 * n)), told_at)
+    gone = LOST_FOR_GOOD if tale.plain else LOST_PLAINLY
+    zone = zone if tale.plain else zone[-4:]
+    lost = max((i for i in zone if gone.search(lines[i])), default=-1)
+    back = SOLVED if tale.plain else SOLVED_PLAINLY
+    won = max((i for i in zone if back.search(lines[i])), default=-1)
     facts.solved = won > lost if max(won, lost) >= 0 else None
     if facts.ending != "sad" and lost > won:
         tale.object_to("celebrated unsolved", f"they are {facts.ending} after this: {tale.sentences[lost].text}")
-    if facts.ending == "sad" and lost < 0:
+    if facts.ending == "sad" and lost < 0 and (won >= 0 or tale.plain):
         tale.object_to("mourned solved", "the end is sad, yet nothing was lost for good")
     return None
 
@@ -480,6 +516,8 @@ def check_grammar(tale: Tale) -> None:
         for word in words:
             if not is_spelled(word, tale.known):
                 tale.object_to("unknown word", f'"{word}": {sentence.text}')
+    if small := re.search(r"\w[.?!] [a-z]\w*", tale.text):
+        tale.object_to("quotation", f"a sentence begins with a small letter: {small[0]}")
     for paragraph in tale.text.split("\n"):
         if paragraph.count('"') % 2:
             tale.object_to("quotation", f"a quotation isn't closed: {paragraph[:60]}")
@@ -514,11 +552,18 @@ def out_of_order(left: str, right: str) -> bool:
 
 @lru_cache(maxsize=65536)
 def looks_english(word: str) -> bool:
-    return all(f"^{word}$"[i:i + 3] in letter_triples() for i in range(len(word)))
+    """A known word, two of them put together, a cry such as "brrr", or letters that follow each other as they do in English."""
+    known = common_words()
+    if word in known or len(word) < 4 or not word.isalpha() or re.search(r"(.)\1\1", word):
+        return True
+    if any(word[:i] in known and word[i:] in known for i in range(3, len(word) - 2)):
+        return True
+    odd = sum(f"^{word}$"[i:i + 3] not in letter_triples() for i in range(len(word)))
+    return odd < 3
 
 
 def is_spelled(word: str, known: Words) -> bool:
-    return len(word) < 4 or not word.isalpha() or word in known.spelled or word.capitalize() in known.names or looks_english(word)
+    return looks_english(word) or word.capitalize() in known.names or word in known.traits
 
 
 def check_repetition(tale: Tale) -> None:
@@ -528,10 +573,16 @@ def check_repetition(tale: Tale) -> None:
         if key in seen and len(sentence.words) > 3:
             tale.object_to("repeated sentence", sentence.text)
         seen.add(key)
+        for quoted in re.findall(r'"([^"]*)"', sentence.text):
+            if quoted in seen and quoted.count(" ") > 2:
+                tale.object_to("repeated sentence", f'"{quoted}" is said twice')
+            seen.add(quoted)
 
 
 def check_finished(tale: Tale) -> None:
-    if not re.search(r'[.!?]["”*)]*$', tale.text):
+    """The text ends with a mark, or is signed: a letter's or diary's last line may end with the name."""
+    signed = not tale.plain and re.search(rf"([.!?] |\n|your |from )+{tale.facts.hero}$", tale.text, re.I)
+    if not signed and not re.search(r'[.!?]["”*)]*$', tale.text):
         tale.object_to("unfinished", f"the last sentence breaks off: {tale.text[-40:]}")
 
 
@@ -561,7 +612,7 @@ def check_tale(text: str, plan: Plan | None = None, level: str | None = None) ->
 def differences(reading: Reading, plan: Plan) -> list[Violation]:
     planned = {"hero": plan.hero, "kind": plan.kind, "pronoun": plan.pronoun, "trait": plan.trait, "place": plan.place,
                "companion": plan.companion.name if plan.companion else "", "object": plan.object, "ending": plan.ending}
-    untold = {fact for fact in ("place", "companion", "trait", "pronoun") if not getattr(reading, fact)}
+    untold = {fact for fact in ("kind", "place", "companion", "trait", "pronoun") if not getattr(reading, fact)}
     return [Violation(f"wrong {fact}", f"the plan says {value!r}, the tale {getattr(reading, fact)!r}")
             for fact, value in planned.items() if getattr(reading, fact) != value and fact not in untold]
 
