@@ -1,0 +1,80 @@
+"""DDP-script.py under torchrun on this machine: equal to one process, and no orphans when a worker is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from tests.support import ROOT
+
+SCRIPT = ROOT / "appendix-A" / "03_main-chapter-code" / "DDP-script.py"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
+SMALL = ["--epochs", "10", "--examples", "256", "--dtype", "float64"]
+ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1", PYTHONUTF8="1")
+linux = pytest.mark.skipif(os.name == "nt", reason="torchrun's store and signals differ on Windows")
+
+
+def run(command, *options):
+    return subprocess.run([*command, *map(str, options)], env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=120)
+
+
+def losses(folder):
+    return json.loads((folder / "losses.json").read_text(encoding="utf-8"))
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("average", ["ddp", "by-hand"])
+def test_two_processes_equal_one(tmp_path, average):
+    one = run([sys.executable, str(SCRIPT)], *SMALL, "--out", tmp_path / "one")
+    two = run(TORCHRUN, *SMALL, "--average", average, "--out", tmp_path / "two")
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    a, b = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(a) == len(b) == 40
+    assert max(abs(x - y) for x, y in zip(a, b, strict=True)) < 1e-5
+    assert a[-1] < a[0] - 0.1
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["losses.json", "model.safetensors"]
+
+
+@linux
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_job_without_orphans():
+    job = subprocess.Popen([*TORCHRUN, "--epochs", "1000000"], env=ENVIRONMENT, stderr=subprocess.PIPE, encoding="utf-8")
+    try:
+        workers = []
+        deadline = time.monotonic() + 60
+        while len(workers) < 2 and time.monotonic() < deadline:
+            time.sleep(0.2)
+            workers = [p for p in psutil.Process(job.pid).children(recursive=True) if "DDP-script.py" in " ".join(p.cmdline())]
+        assert len(workers) == 2
+        time.sleep(8)                                                # into the training loop
+        workers[1].send_signal(signal.SIGKILL)
+        _, said = job.communicate(timeout=90)
+    finally:
+        job.kill()
+    assert job.returncode != 0
+    assert "SIGKILL" in said or "Signal 9" in said
+    gone, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--examples", "10"], "10 examples don't fill one batch of 64; choose a smaller --batch"),
+])
+def test_bad_sizes_are_named(options, message):
+    done = run([sys.executable, str(SCRIPT)], *options)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@linux
+@pytest.mark.slow
+def test_an_odd_batch_on_two_processes_is_named():
+    done = run(TORCHRUN, "--batch", "63")
+    assert done.returncode != 0
+    assert "a batch of 63 can't be dealt out evenly to 2 processes; choose a multiple of 2" in done.stderr
