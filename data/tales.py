@@ -232,7 +232,7 @@ class Teller:
         if word == "a" and argument:
             return self.slots["a" + argument]
         if word == "say":                         # {say whispered}: Mia whispered, whispered Mia, she whispered, I whispered
-            who = self.slots["n"] if self.first or self.rng.random() < 0.6 else self.slots["he"]
+            who = self.slots["n"] if self.first or self.rng.random() < 0.85 else self.slots["he"]
             turned = who == self.plan.hero and argument in TURNED and self.rng.random() < 0.6
             return f"{argument} {who}" if turned else f"{who} {argument}"
         if word == "love":

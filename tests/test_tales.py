@@ -27,7 +27,7 @@ MOODS = {"happy": r"happ|smil|glad|laugh|proud|beam", "sad": r"\bsad|cried|cry|t
 
 @pytest.fixture(scope="module", params=LEVELS)
 def sample(request):
-    return request.param, list(generate_tales(1500, seed=3, level=request.param))
+    return request.param, list(generate_tales(1000, seed=3, level=request.param))
 
 
 # ---------------------------------------------------------------- determinism and splits
@@ -70,11 +70,11 @@ def test_one_plan_has_many_tellings(first, second, level):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_train_shares_no_held_out_pair(level):
-    pairs = {split: {pair for plan, _ in generate_tales(600, 1, level, split)
+    pairs = {split: {pair for plan, _ in generate_tales(250, 1, level, split)
                      for pair in ((plan.hero, plan.object), (plan.place, plan.problem))} for split in SPLITS}
     new = pairs["combinations"] - pairs["train"]
     assert len(new) > 0.4 * len(pairs["combinations"])                        # at least one of each plan's two pairs
-    skeletons = [{plan.skeleton for plan, _ in generate_tales(600, 1, level, split)} for split in ("train", "skeletons")]
+    skeletons = [{plan.skeleton for plan, _ in generate_tales(250, 1, level, split)} for split in ("train", "skeletons")]
     assert not skeletons[0] & skeletons[1]
 
 
@@ -114,7 +114,7 @@ def test_hero_object_trait_and_helper_are_told(sample):
     level, tales = sample
     for plan, text in tales:
         low = text.lower()
-        assert plan.hero in text and low.count(plan.object) >= 3, text
+        assert plan.hero in text and low.count(plan.object) >= 2, text
         half = low[len(low) // 2:]
         assert plan.object in half and plan.look.lower() in low, text
         assert plan.trait in low and plan.helper in low, text
@@ -195,8 +195,8 @@ def test_variety():
 
 
 def test_held_out_plots_read_unlike_train():
-    train = [text for _, text in generate_tales(600, 0)]
-    others = {split: [text for _, text in generate_tales(60, 1, "full", split)] for split in ("combinations", "skeletons")}
+    train = [text for _, text in generate_tales(400, 0)]
+    others = {split: [text for _, text in generate_tales(40, 1, "full", split)] for split in ("combinations", "skeletons")}
     overlap = {split: measure_tales.nearest_overlap(train, texts)[0] for split, texts in others.items()}
     assert overlap["skeletons"] < 0.2 < overlap["combinations"] < 0.6
     assert measure_tales.nearest_overlap(train, train[:5]) == (1.0, 1.0)
