@@ -53,7 +53,7 @@ def names(f, x, y, cell, height=None, rows=True, columns=True, size=13):
 @figure("overview")
 def overview():
     """The chapter as a staircase."""
-    f = Figure(900, 420)
+    f = Figure(1000, 430)
     steps = [
         ("average", "forgets", "3.1"),
         ("dot products", "find themselves", "3.2"),
@@ -66,30 +66,31 @@ def overview():
     ]
     colors = ["gray", "sky", "blue", "orange", "red", "yellow", "purple", "green"]
     for i, (name, fault, section) in enumerate(steps):
-        x, y = 24 + 107 * i, 330 - 40 * i
-        f.box(x, y, 103, 370 - y, color=colors[i], radius=4)
-        f.text(x + 51, y + 20, name, size=13, bold=True)
-        f.text(x + 51, y + 41, section, size=12, color=MUTED)
+        x, y = 24 + 120 * i, 322 - 38 * i
+        f.box(x, y, 114, 384 - y, color=colors[i], radius=4)
+        f.text(x + 57, y + 22, name, size=13, bold=True)
+        f.text(x + 57, y + 44, section, size=12, color=MUTED)
         if fault:
-            f.text(x + 51, y - 16, fault, size=12, color="red", italic=True)
+            f.text(x + 57, y - 15, fault, size=11.5, color="red", italic=True)
     f.text(24, 34, "Each step repairs what the one before it", size=17, anchor="start", bold=True)
     f.text(24, 60, "still does wrong (in italics above it).", size=17, anchor="start", bold=True)
-    f.text(24, 396, "3.10 order · 3.11 cost · 3.12 what a trained head looks at", size=14, color=MUTED, anchor="start")
+    f.text(24, 408, "3.10 order · 3.11 cost · 3.12 what a trained head looks at", size=14, color=MUTED, anchor="start")
     return f
 
 
 @figure("average")
 def average():
     """Equal weights and chosen weights for the word "it"."""
-    f = Figure(760, 330)
-    for y, title, weights in ((70, "fixed average", [0.2] * 5), (225, "attention", CAUSAL[4][:5])):
+    f = Figure(760, 360)
+    for y, title, weights in ((70, "fixed average", [0.2] * 5), (230, "attention", CAUSAL[4][:5])):
         f.text(20, y + 4, title, size=15, anchor="start", bold=True)
         middles = f.tokens(150, y + 50, WORDS[:5], colors=["sky"] * 4 + ["orange"], width=96, gap=14)
-        for x, weight in zip(middles, weights, strict=True):
-            if weight > 0.005:
-                f.curve(x, y + 48, middles[4] + 4, y + 46, bend=(middles[4] - x) * 0.07 + 10, width=0.8 + 8 * weight, head=False, color="blue")
-            f.text(x, y + 100, f"{weight:.2f}", size=13, color=MUTED)
-    f.line(20, 190, 740, 190, color=MUTED, width=1, dashed=True)
+        for i, (x, weight) in enumerate(zip(middles, weights, strict=True)):
+            end, bend = middles[4] - 8 * (3 - i), (middles[4] - x) * 0.07 + 10
+            if weight > 0.005 and i < 4:
+                f.curve(x, y + 48, end, y + 48, bend=bend, width=0.8 + 8 * weight, head=False, color="blue")
+            f.text(x, y + 102, f"{weight:.2f}", size=14, color=MUTED)
+    f.line(20, 196, 740, 196, color=MUTED, width=1, dashed=True)
     return f
 
 
@@ -98,8 +99,8 @@ def scores():
     """The table of dot products, with the row of "it" framed."""
     f = Figure(620, 400)
     names(f, 130, 60, 68, 50, size=14)
-    colors = [["blue" if v >= 1.2 else "sky" if v > 0.4 else "white" if v >= 0 else "gray" for v in row] for row in SIMILARITY]
-    f.grid(130, 60, [[signed(v) for v in row] for row in SIMILARITY], cell=68, height=50, colors=colors, size=14)
+    shades = [[("blue" if v >= 1.2 else "sky" if v > 0.4 else "white" if v >= 0 else "gray") for v in row] for row in SIMILARITY]
+    f.grid(130, 60, [[signed(v) for v in row] for row in SIMILARITY], cell=68, height=50, colors=shades, size=14)
     f.box(126, 256, 416, 58, color="none", radius=4)
     f.line(126, 256, 542, 256, 542, 314, 126, 314, 126, 256, color="orange", width=4)
     f.text(130, 380, 'the row of "it": largest with "lamp" and with itself', size=14, color=MUTED, anchor="start")
@@ -112,7 +113,8 @@ def softmax_figure():
     f = Figure(940, 300)
     row, base = SIMILARITY[4], 200
     powers = [exp(s) for s in row]
-    for k, (title, values, unit) in enumerate((("scores", row, 52), ("e to the score", powers, 38), ("weights", softmax(row), 450))):
+    charts = (("scores", row, 52), ("e to the score", powers, 38), ("weights", softmax(row), 450))
+    for k, (title, values, unit) in enumerate(charts):
         left = 30 + 310 * k
         f.text(left + 125, 28, title, size=16, bold=True)
         for i, value in enumerate(values):
@@ -167,7 +169,8 @@ def scaling():
         (440, "softmax(scores ÷ √1024)", softmax([s / 32 for s in EIGHT_SCORES])),
     ):
         f.text(left + 165, 28, title, size=16, bold=True)
-        f.bars(left, 220, weights, width=32, gap=11, height=150, top=1.0, color=["orange" if w == max(weights) else "blue" for w in weights])
+        color = ["orange" if w == max(weights) else "blue" for w in weights]
+        f.bars(left, 220, weights, width=32, gap=11, height=150, top=1.0, color=color)
     return f
 
 
@@ -189,7 +192,8 @@ def mask():
                     label = signed(scaled[t][s], 1) if k == 0 or not hidden[t][s] else MINUS + INFINITY
                     f.box(x + s * cell, top + t * 36, cell, 36, label, color=colors[t][s], radius=0, edge=1, size=12)
                     if k == 0 and hidden[t][s]:
-                        f.line(x + s * cell + 6, top + t * 36 + 30, x + (s + 1) * cell - 6, top + t * 36 + 6, color="red", width=1.6)
+                        left, y = x + s * cell, top + t * 36
+                        f.line(left + 6, y + 30, left + cell - 6, y + 6, color="red", width=1.6)
         if k == 2:
             f.grid(x, top, CAUSAL, cell=cell, height=36, size=12, top=1.2, format="{:.2f}")
     return f
@@ -205,12 +209,14 @@ def mask_late():
         f.text(left + 130, 28, title, size=16, bold=True)
         y = 230
         for weight, word, color in zip(weights, ("past 1", "past 2"), ("sky", "blue"), strict=False):
-            f.box(left + 80, y - 180 * weight, 100, 180 * weight, f"{word}  {weight:.2f}" if weight > 0.12 else "", color=color, radius=0, size=13)
+            label = f"{word}  {weight:.2f}" if weight > 0.12 else ""
+            f.box(left + 80, y - 180 * weight, 100, 180 * weight, label, color=color, radius=0, size=13)
             if weight <= 0.12:
                 f.text(left + 72, y - 90 * weight, f"{word}  {weight:.2f}", size=13, anchor="end")
             y -= 180 * weight
         if forbidden:
-            f.box(left + 80, 50, 100, 180 * forbidden, "a gap that tells\nof the future", color="red", dashed=True, radius=0, size=12)
+            note = "a gap that tells\nof the future"
+            f.box(left + 80, 50, 100, 180 * forbidden, note, color="red", dashed=True, radius=0, size=12)
         f.line(left + 70, 230, left + 190, 230, width=1.4)
         f.text(left + 130, 256, f"sum {sum(weights[:2]):.2f}", size=14, color=MUTED)
     return f
@@ -299,16 +305,16 @@ def fused():
     f = Figure(860, 340)
     f.text(200, 28, "written out", size=16, bold=True)
     for i, name in enumerate(("scores", "masked", "softmax", "dropped")):
-        f.box(30 + 92 * i, 70 + 16 * i, 84, 84, f"{name}\nT × T", color="red", radius=2, size=13)
+        f.box(24 + 98 * i, 100, 78, 84, f"{name}\nT × T", color="red", radius=2, size=13)
         if i < 3:
-            f.arrow(116 + 92 * i, 118 + 16 * i, 120 + 92 * i, 120 + 16 * i, width=1)
-    f.text(200, 250, "each table goes to memory\nand comes back", size=14, color=MUTED)
+            f.arrow(103 + 98 * i, 142, 120 + 98 * i, 142, width=1.4)
+    f.text(208, 236, "each table goes to memory\nand comes back", size=14, color=MUTED)
     f.line(420, 40, 420, 310, color=MUTED, width=1, dashed=True)
     f.text(640, 28, "fused", size=16, bold=True)
     for i in range(8):
         f.box(460 + 46 * i, 66, 44, 40, "k, v", color="green" if i == 3 else "white", radius=2, size=12)
     f.line(596, 60, 644, 60, 644, 112, 596, 112, 596, 60, color="green", width=4)
-    f.arrow(652, 86, 700, 86, color="green", width=3)
+    f.arrow(656, 128, 720, 128, color="green", width=3)
     f.arrow(620, 116, 620, 150)
     f.box(476, 154, 310, 40, "for each query, three running values", color="blue", size=14)
     for i, name in enumerate(("largest\nscore", "sum of\npowers", "mixture\nso far")):
@@ -343,7 +349,8 @@ def induction():
     f.text(x[4] + 78, 312, "?", size=26, bold=True)
     f.text(30, 218, "layer 1", size=15, anchor="start", bold=True)
     for i in range(1, 5):
-        f.curve(x[i] - 8, 286, x[i - 1] + 10, 286, bend=13, color="blue", width=2.4 if i == 1 else 1.2, opacity=1 if i == 1 else 0.45)
+        width, opacity = (2.4, 1.0) if i == 1 else (1.2, 0.45)
+        f.curve(x[i] - 8, 286, x[i - 1] + 10, 286, bend=13, color="blue", width=width, opacity=opacity)
         f.box(x[i] - 46, 200, 92, 36, f"after {letters[i - 1]}", color="yellow" if i == 1 else "white", size=14)
     f.text(30, 96, "layer 2", size=15, anchor="start", bold=True)
     f.box(x[4] - 92, 62, 184, 58, 'asks: who noted\n"after A"?', color="orange", size=14)
