@@ -42,7 +42,7 @@ def utf8_ids(text: str) -> list[int]:
         return list(text.encode("utf-8").translate(ID_OF_BYTE))
     except UnicodeEncodeError as error:
         raise ValueError(f"the text has a lone surrogate {text[error.start]!a} at position {error.start}, "
-                         "half a character; remove it, or read the text again with its own encoding") from None
+                         "half a character; remove it, or read the text with its own encoding") from None
 
 
 # ch02.ipynb, In [19]
@@ -389,7 +389,7 @@ class TokenWindows(Dataset):
         self.ids, self.context_length = torch.as_tensor(ids), context_length
         stride = context_length if stride is None else stride
         if self.ids.ndim != 1 or (len(self.ids) and self.ids.is_floating_point()):
-            raise ValueError(f"ids must be whole numbers in one row, got {self.ids.dtype}, {self.ids.ndim} axes")
+            raise ValueError(f"ids must be one row of whole numbers, got {self.ids.ndim}-d {self.ids.dtype}")
         if context_length < 1 or stride < 1:
             raise ValueError(f"context_length {context_length} and stride {stride} must be at least 1")
         if len(self.ids) < context_length + 1:

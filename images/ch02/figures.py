@@ -146,7 +146,7 @@ def chunks():
     f = Figure(760, 190)
     parts = [
         ("Zoë", "blue"),
-        (" couldn", "blue"),
+        (" can", "blue"),
         ("'t", "orange"),
         (" read", "blue"),
         (" 26", "green"),
