@@ -37,7 +37,7 @@ class Line:
 
 TOKEN = re.compile(r"\{([^{}]+)\}|([\[\]|])|([^{}\[\]|]+)")
 ENDED = re.compile(r"((^|[^\"])[.!?]|\.\"|[.!?]\*) $")           # a sentence begins after this, but not after "Why?" and its quote
-OF_HERO = {"n", "nm", "n's"}                                 # capital as names are, and small where they are "me" and "my"
+OF_HERO = {"n", "nm", "n's", "mine"}                                 # capital as names are, and small where they are "me" and "my"
 OF_COMPANION = {"pal", "palkind", "phe", "phim", "phis", "phand"}
 
 

@@ -24,7 +24,10 @@ from random import Random
 if __package__ in (None, ""):                                # run as a script: make `data` importable
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.phrases import LEVELS, Block, Line, Section, Slot, World, choose, fits, lexicon, load_world, parse_line, shuffled  # noqa: F401
+from data.phrases import LEVELS, Block, Line, Section, World, choose, fits, lexicon, load_world, parse_line, shuffled
+
+__all__ = ["ENDINGS", "LEVELS", "SEPARATOR", "SPLITS", "WORD_LIMITS", "Companion", "Plan", "Teller", "choose", "draw_paragraphs", "fits",
+           "generate_tales", "held_out", "lexicon", "load_world", "main", "make_plan", "matching", "shuffled", "tell", "tidy"]
 
 SPLITS = ("train", "combinations", "skeletons")
 ENDINGS = ("happy", "sad", "funny")
@@ -214,7 +217,9 @@ class Teller:
             "place": plan.place, "at": place.meta["in"], "weather": plan.weather, "h": plan.helper,
             "helper": helper.meta.get("called", f"the {plan.helper}"), "thirdhis": CASES[plan.pronoun][2],
             "ahelper": helper.meta.get("called", f"a {plan.helper}")}
-        self.slots |= dict(zip(("n", "nm", "n's"), ("I", "me", "my") if self.first else (plan.hero, plan.hero, plan.hero + "'s")))
+        name, hers = plan.hero, {"she": "hers", "he": "his"}[plan.pronoun]
+        self.slots |= dict(zip(("n", "nm", "n's", "mine", "hers"),
+                               ("I", "me", "my", "mine", "mine") if self.first else (name, name, f"{name}'s", f"{name}'s", hers)))
         self.slots |= dict(zip(("they", "them", "their"), ("we", "us", "our") if self.first else ("they", "them", "their")))
         self.cases("", "I" if self.first else plan.pronoun)
         self.cases("h", helper.meta["he"])
