@@ -20,9 +20,9 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data import tales                                                       # noqa: E402
-from data.ngram import NGram                                                 # noqa: E402
-from data.read_tale import SKILLS, check_tale, passes, read_tale, skills     # noqa: E402
+from data import tales  # noqa: E402
+from data.ngram import NGram  # noqa: E402
+from data.read_tale import SKILLS, check_tale, passes, read_tale, skills  # noqa: E402
 
 FACTS = ("hero", "kind", "pronoun", "trait", "companion", "place", "object", "ending")
 
@@ -111,17 +111,21 @@ def repeat_sentence(plan, text, end, rng, pool):
 
 
 def flip_pronouns(plan, text, end, rng, pool):
-    """From the middle on, every he is a she and the other way around, outside quotation marks."""
-    swap = {"he": "she", "she": "he", "him": "her", "his": "her", "himself": "herself", "herself": "himself", "her": "his"}
+    """From the middle on, the hero is called by the other pronoun. Only where the helper's differs: else whose would it be?"""
+    swap = {"he": "she", "him": "her", "his": "her", "himself": "herself"} if plan.pronoun == "he" else \
+        {"she": "he", "herself": "himself", "her": "his"}
+    told = "".join(text.split('"')[::2])
+    if tales.load_world(plan.level).helpers[plan.helper].meta["he"] == plan.pronoun or re.search(r"\bI\b", told):
+        return text
 
     def flip(match):
-        word = match[0]
-        new = "him" if word.lower() == "her" and re.match(r"[.,!?;]| (and|to|in|on|at|up|with|about|from|the|a)\b", match.string[match.end():]) \
-            else swap[word.lower()]
+        word, after = match[0], match.string[match.end():]
+        objective = word.lower() == "her" and re.match(r"[.,!?;]|$| (and|to|in|on|at|up|with|about|from|the|a)\b", after)
+        new = "him" if objective else swap[word.lower()]
         return new.capitalize() if word[0].isupper() else new
 
     def outside_quotes(half):
-        return '"'.join(re.sub(r"\b(he|she|him|his|her|himself|herself)\b", flip, part, flags=re.I) if i % 2 == 0 else part
+        return '"'.join(re.sub(rf"\b({'|'.join(swap)})\b", flip, part, flags=re.I) if i % 2 == 0 else part
                         for i, part in enumerate(half.split('"')))
 
     return second_half(text, outside_quotes)
@@ -139,9 +143,9 @@ def share(hits: int, of: int) -> float:
 
 
 def measure_sound(told, level: str) -> dict:
-    start = time.perf_counter()
+    start = time.process_time()
     readings = [read_tale(text, level) for _, text, _ in told]
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     wrong = Counter(v.name for plan, text, _ in told for v in check_tale(text, plan) if v.name.startswith("wrong "))
     named = Counter(v.name for reading in readings for v in reading.violations)
     return {"pass": share(sum(not reading.violations for reading in readings), len(told)), "violations": dict(named.most_common()),

@@ -11,82 +11,20 @@ It can be fooled, and it says nothing about beauty; the data card states how oft
 from __future__ import annotations
 
 import re
-import zlib
+from array import array
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
 
+from data import cues
 from data.tales import Plan, lexicon
-
-# ---------------------------------------------------------------- what the reader knows: closed classes and cue words
-
-FEMALE = set("girl woman lady mother mom mum mama grandmother grandma granny aunt sister queen princess daughter".split())
-MALE = set("boy man father dad papa grandfather grandpa uncle brother king prince son mister gentleman".split())
-PEOPLE = set("farmer teacher baker doctor sailor child baby neighbor friend stranger cousin magician captain nurse cook "
-             "owner someone somebody nobody everyone thief driver guard judge mayor conductor".split())
-ANIMALS = set("bird crow owl dog cat cow horse goat mole rabbit fox bear mouse frog duck ant fish sheep pig hen hedgehog squirrel "
-              "badger beaver otter raccoon magpie seagull gull heron swallow snail donkey goose wolf".split())
-PRONOUNS = {"she": "she", "her": "she", "hers": "she", "herself": "she", "he": "he", "him": "he", "his": "he", "himself": "he"}
-ARTICLES = {"a", "an", "the", "my", "your", "our", "their", "its"}
-POSSESSIVES = {"his", "her", "my", "their", "your", "our"}
-SAYING = set("said asked cried shouted called whispered answered laughed told replied thought".split())
-BE = {"is", "are", "was", "were", "am"}
-MODALS = set("can could will would shall should must cannot can't couldn't won't wouldn't did didn't does doesn't do don't".split())
-PAST_ONLY = set("went gave took ran fell knew flew blew threw saw sang began drank grew wrote rode spoke woke shook came".split())
-PAST = PAST_ONLY - {"saw"} | set("was were had said told made kept lost held brought bought caught".split())
-NO_VERB_BEFORE = BE | {"has", "had", "have", "do", "does", "did", "he", "she", "they", "we", "i", "him", "them", "and", "or", "but",
-                       "of", "to", "with", "from", "for", "at", "a", "an", "the", "my", "your", "our", "their", "its", "very.",
-                       ".", ",", "!", "?", "then", "because"}
-OBJECT_PREPOSITIONS = {"of", "to", "with", "from", "into", "onto", "behind", "beside"}
-LOCATIVE = {"under", "behind", "in", "on", "inside", "beside", "near", "over", "into", "between", "among", "by", "onto", "beneath"}
-MAY_DOUBLE = set("very so had that no oh down up more knock tap ha yes bye go drip boom caw splash hop long far round many".split())
-
-PROBLEMS = {  # class: cues, in the order in which they win
-    "quarrel": "wanted it too|want the .* too|mine|quarrel|fight",
-    "taken": "took the|takes|stole|steals|snatched|grabbed|carried off|thief",
-    "stuck": "stuck|in the mud|into the mud|not move|would not go|caught in|jammed|tangled|into a tree|in a tree|tall tree|top of a tree",
-    "fallen": r"fell in|falls in|fell into|falls into|in the water|in went|hole|float|sank|sinks|over (a|the) (\w+ )?wall|too far",
-    "broken": "broke|breaks|crack|torn|tore|snap|split|fell down and|smash",
-    "lost": "lost|gone|missing|find it|not there|wasn't there|nowhere|vanished|left behind",
-    "spoiled": "wet|dirty|stain|soaked|muddy|rain",
-    "fear": "noise|dark|afraid|scared|bump in|tap tap",
-    "slow": "slow|last|late|faster",
-}
-SAD = set("sad sadly cried cry crying tears wept weep miss missed sob sobbed lonely sorrow unhappy heartbroken goodbye sadness".split())
-HAPPY = set("happy happily happiest happier glad smile smiled smiling joy joyful proud delighted cheered beamed grinned content "
-            "safe hugged merry happiness glowed best".split())
-FUNNY = set("laugh laughed laughing laughs laughter giggle giggled giggling funny silly joke chuckled chuckle snorted".split())
-MOODS = {"sad": SAD, "happy": HAPPY, "funny": FUNNY}
-PLAIN_MOODS = {"sad": {"sad", "sadly", "saddest", "cried", "wept", "missed", "goodbye"}, "happy": {"happy", "happiest", "happily", "happier"},
-               "funny": {"laugh", "laughed", "laughing", "laughs", "giggle", "giggled", "giggling", "laughter", "funny"}}
-NOT = {"not", "no", "never", "nobody", "without", "nothing", "isn't", "wasn't", "didn't", "don't", "stop", "stopped"}
-LOST_FOR_GOOD = re.compile(
-    r"\bnever\b|\bgone\b|too late|too deep|too broken|stayed broken|was broken|\bit broke\b|THING broke|, broke\b|\bapart\b|"
-    r"took the (\w+ )?THING (away|up|and flew)|took it away|\bate (it|the)|flew (far )?away|(went|float\w*|blew|sailed|rolled) away|"
-    r"not there|no (one|body)? ?could|could not (be|roll|fix|find|mend|reach)|did not (come|find|get)|came in last|was last|no end|"
-    r"no (\w+ )?(any ?more|gift|THING)|could not \w+ it|no longer|for ever|forever|for good")
-LOST_PLAINLY = re.compile(
-    r"(was|were|is) never (found|seen)|never (again|came back)|THING (was|had|is) gone|stayed broken|^but it was too late|gone for good|"
-    r"no THING any ?more|THING (broke|fell apart|did not come)|could not be (mended|fixed|got out)|past mending|nobody ever saw|"
-    r"(was|were|had been|is) (ruined|spoiled|lost)|(carried|took|blew) (it|the THING) away|in (splinters|pieces|a hundred pieces)$|"
-    r"came too late|too late\.|never (work|race|be thrown|go)|there was nothing left")
-SOLVED_PLAINLY = re.compile(
-    r"had (it|the THING) back|THING (was|came) back|gave (it )?back|there (it )?(was|stood|lay)\b.*THING|(up|out|down) (it )?came|"
-    r"THING (worked|was (whole|free|out|mended|fixed|found))|held .*THING again|good as new|(he|she|HERO) caught it|safe and sound|\bwon\b")
-SOLVED = re.compile(
-    r"\b(had|have|got|has) (it|the (\w+ )?THING) (back|again)|THING (came|was) back|down came|out came|up came|came (down|out|up)|"
-    r"there (it )?(was|lay|sat|is)|\bfixed\b|mended|found (it|the)|gave (it )?back|put down the|dropped the|won the|came in first|"
-    r"in (his|her) (own )?(hand|paw|bag)|good as new|all the time|not broken|love it")
-OPENING = re.compile(r"once there (was|lived)|there (once )?(was|lived) once|once upon a time|this is the story|there was once|"
-                     r"\b(his|her) name was|HERO was a (\w+ )?(little )?(KIND)\b|HERO, an? \w+ (little )?(KIND)\b")
-STARTERS = {"then", "but", "so", "soon", "and", "he", "she", "his", "her", "him"}
 
 SKILLS = {  # what the chapters plot: a skill is kept where none of its violations occurs
     "grammar": {"article", "doubled word", "unknown word", "word order", "quotation"},
-    "hero keeps the name": {"no hero", "hero renamed", "stranger", "hero vanishes", "hero changes kind"},
+    "hero keeps the name": {"no hero", "hero renamed", "stranger", "hero vanishes", "hero changes kind", "teller changes"},
     "pronouns agree": {"pronoun"},
     "object kept": {"no object", "object changed", "object vanishes", "object looks different"},
     "told in order": {"no introduction", "introduced late", "not introduced", "no problem"},
@@ -158,18 +96,18 @@ def by_first_word(phrases: Iterable[str]) -> dict[str, list[tuple]]:
     return table
 
 
-@lru_cache(maxsize=None)
+@cache
 def words_of(level: str) -> Words:
     known = lexicon(level)
     names = dict.fromkeys(known["animals"], "") | dict.fromkeys(known["girls"], "she") | dict.fromkeys(known["boys"], "he")
     kinds = frozenset(known["kinds"])
-    everyone = {*known["helpers"], *FEMALE, *MALE, *PEOPLE, *ANIMALS, *kinds}
-    return Words(names, kinds, frozenset(known["traits"]), frozenset(known["helpers"]), by_first_word(known["objects"]), by_first_word(known["places"]),
-                 by_first_word(everyone),
-                 re.compile(OPENING.pattern.replace("KIND", "|".join(kinds))))
+    everyone = {*known["helpers"], *cues.FEMALE, *cues.MALE, *cues.PEOPLE, *cues.ANIMALS, *kinds}
+    return Words(names, kinds, frozenset(known["traits"]), frozenset(known["helpers"]), by_first_word(known["objects"]),
+                 by_first_word(known["places"]), by_first_word(everyone),
+                 re.compile(cues.OPENING.replace("KIND", "|".join(kinds))))
 
 
-@lru_cache(maxsize=None)
+@cache
 def common_words() -> frozenset[str]:
     """The whole words among GPT-2's tokens: some 24,000, and with them the letter triples English is spelled with."""
     lines = (Path(__file__).with_name("gpt2") / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
@@ -177,7 +115,7 @@ def common_words() -> frozenset[str]:
     return frozenset(token[1:].lower() for token in tokens if token[0] == "Ġ" and token[1:].isalpha())
 
 
-@lru_cache(maxsize=None)
+@cache
 def letter_triples() -> frozenset[str]:
     return frozenset(f"^{word}$"[i:i + 3] for word in common_words() for i in range(len(word)))
 
@@ -197,7 +135,7 @@ def find_phrases(words: list[str], table: dict[str, list[tuple]]) -> list[tuple[
 
 
 def split_sentences(text: str, names: dict[str, str]) -> list[Sentence]:
-    sentences, inside = [], False
+    sentences, inside, slanted = [], False, False
     for match in SENTENCE.finditer(text):
         raw = TOKEN.findall(match[0].replace("“", '"').replace("”", '"').replace("’", "'"))
         if not raw:
@@ -206,12 +144,14 @@ def split_sentences(text: str, names: dict[str, str]) -> list[Sentence]:
         for token in raw:
             if token == '"':
                 inside = not inside
-            elif not inside:
+            elif token == "*":                              # *italics* are somebody's voice too
+                slanted = not slanted
+            elif not inside and not slanted:
                 told.append(token.lower())
         if "\n" in text[match.end() - 1:match.end() + 2]:
-            inside = False                                  # a quotation ends with its paragraph at the latest
+            inside = slanted = False                        # a quotation ends with its paragraph at the latest
         found = [name for name in (token.removesuffix("'s") for token in raw) if name in names]
-        sentences.append(Sentence(match[0].strip(), [t.lower() for t in raw if t != '"'], told, found))
+        sentences.append(Sentence(match[0].strip(), [t.lower() for t in raw if t not in '"*'], told, found))
     return sentences
 
 
@@ -262,9 +202,8 @@ def read_names(tale: Tale) -> None:
 
 
 def introduces(text: str, name: str, hero: str) -> bool:
-    kin = "friend|brother|sister|cousin|neighbou?r|twin|with|named|called|met"
-    return bool(re.search(rf"\b({kin}) {name}\b|\b{name}(, (his|her) \w+,)? (came|joined|was with|went with)\b|"
-                          rf"\b{name}, (his|her|a) (best )?(friend|{kin})|\b{hero} and {name}\b|\b{name} and {hero}\b", text))
+    return bool(re.search(rf"\b({cues.KIN}) {name}\b|\b{name}(, (his|her) \w+,)? (came|joined|was with|went with)\b|"
+                          rf"\b{name}, (his|her|a) (best )?({cues.KIN})|\b{hero} and {name}\b|\b{name} and {hero}\b", text))
 
 
 def read_kind(tale: Tale) -> None:
@@ -278,7 +217,10 @@ def read_kind(tale: Tale) -> None:
                        if word in tale.known.kinds and before != "the"), "")
     by_name = tale.known.names.get(facts.hero, "")
     if not tale.narrator_is_hero:
-        spoken_of = next((PRONOUNS[word] for i in beside[::2] for word in tale.sentences[i].told if word in PRONOUNS), "")
+        after = (word for i in beside if i >= first for word in tale.sentences[i].told)
+        spoken_of = next((cues.PRONOUNS[word] for word in after if word in cues.PRONOUNS), "")
+        if by_name and facts.kind in gender and not tale.plain:
+            facts.kind = "girl" if by_name == "she" else "boy"             # the other child of the sentence was meant
         facts.pronoun = gender.get(facts.kind) or by_name or spoken_of
         if by_name and by_name != facts.pronoun:
             tale.object_to("hero changes kind", f"{facts.hero} is no name for a {facts.kind}")
@@ -293,13 +235,17 @@ def read_kind(tale: Tale) -> None:
 
 
 def read_pronouns(tale: Tale) -> None:
-    """Every he and she needs somebody of that sex who was named in this sentence or in the last one that named anybody."""
-    facts = tale.facts
-    sex = dict(tale.known.names) | dict.fromkeys(FEMALE, "she") | dict.fromkeys(MALE, "he") | {facts.hero.lower(): facts.pronoun}
-    sex |= {name.lower(): s for name, s in tale.known.names.items() if name != facts.hero}
-    hero = facts.hero.lower()
+    """Every he and she needs somebody of that sex who was named in this sentence or in the last one that named anybody.
+
+    Full tales have people that no lexicon knows, so there only pronouns next to the hero's name count, and a majority decides.
+    """
+    facts, hero = tale.facts, tale.facts.hero.lower()
+    sex = {name.lower(): she_or_he for name, she_or_he in tale.known.names.items()}
+    sex |= dict.fromkeys(cues.FEMALE, "she") | dict.fromkeys(cues.MALE, "he")
+    sex[hero] = facts.pronoun
     before: list[str] = []
     misfits: list[str] = []
+    verdicts: tuple[list[bool], list[bool]] = ([], [])             # of the two halves
     for i, sentence in enumerate(tale.sentences):
         present: list[str] = []
         phrases = {start: phrase for start, _, phrase in tale.people[i]}
@@ -309,19 +255,27 @@ def read_pronouns(tale: Tale) -> None:
                 present.append(phrases[j])
             elif base in (hero, facts.companion.lower()):
                 present.append(base)
-            elif word in PRONOUNS:
-                near = present or before if word in ("he", "she") else (*present, *before, hero)
-                fitting = [who for who in near[::-1] if agrees(sex, who, PRONOUNS[word])]
-                if not fitting:
-                    misfits.append(f'"{word}" fits nobody here: {sentence.text}')
-                    continue
+            elif word in cues.PRONOUNS:
+                strict = {"he", "she"} if tale.plain else {"he", "she", "his", "himself", "herself"}
+                near = present or before if word in strict else (*before, *present)
+                near = (hero,) if claims_object(sentence, facts.object) else near
+                fitting = [who for who in near[::-1] if agrees(sex, who, cues.PRONOUNS[word])]
+                if tale.plain or (set(near) == {hero}):
+                    verdicts[2 * i > len(tale.sentences)].append(bool(fitting))
+                    misfits += [] if fitting else [f'"{word}" fits nobody here: {sentence.text}']
                 if len(set(fitting)) == 1 and not sex.get(fitting[0]):
-                    sex[fitting[0]] = sex.get(fitting[0].split()[-1]) or PRONOUNS[word]
-                present.append(fitting[0])
-        before = present or before if tale.plain else (before + present)[-8:]
+                    sex[fitting[0]] = sex.get(fitting[0].split()[-1]) or cues.PRONOUNS[word]
+                present += fitting[:1]
+        before = present or before
     facts.pronoun = facts.pronoun or ("" if tale.narrator_is_hero else sex[hero])
-    if len(misfits) > (0 if tale.plain else 2):
+    mostly_wrong = any(half.count(False) > max(1, 0.45 * len(half)) for half in verdicts) and not tale.narrator_is_hero
+    if misfits and (tale.plain or mostly_wrong):
         tale.object_to("pronoun", misfits[0])
+
+
+def claims_object(sentence: Sentence, thing: str) -> bool:
+    """Whether somebody says "my kite" here: that is the hero speaking."""
+    return bool(thing) and f'my {thing}' in sentence.text and '"' in sentence.text
 
 
 def agrees(sex: dict[str, str], who: str, pronoun: str) -> bool:
@@ -359,20 +313,16 @@ def read_object(tale: Tale) -> None:
 def article_before(words: list[str], start: int) -> str:
     """The article or possessive of the noun at `start`, over at most two adjectives."""
     for word in words[max(0, start - 3):start][::-1]:
-        if word in ARTICLES or word in POSSESSIVES:
+        if word in cues.ARTICLES or word in cues.POSSESSIVES:
             return word
-        if not word.isalpha() or word in LOCATIVE:
+        if not word.isalpha() or word in cues.LOCATIVE:
             break
     return ""
 
 
 def is_scenery(tale: Tale, i: int, start: int) -> bool:
     words = tale.sentences[i].words
-    return start >= 2 and words[start - 2] in LOCATIVE and words[start - 1] in ARTICLES
-
-
-LOOKS = [set("red blue yellow green white black brown pink gold golden silver purple orange gray".split()),
-         {"big", "little", "small", "tiny", "huge"}, {"old", "new"}, {"long", "short"}]
+    return start >= 2 and words[start - 2] in cues.LOCATIVE and words[start - 1] in cues.ARTICLES
 
 
 def check_look(tale: Tale) -> None:
@@ -380,7 +330,7 @@ def check_look(tale: Tale) -> None:
     for i, things in enumerate(tale.things):
         for start, _, thing in things:
             look = tale.sentences[i].words[start - 1] if start else ""
-            for group, words in enumerate(LOOKS):
+            for group, words in enumerate(cues.LOOKS):
                 if thing == tale.facts.object and look in words and seen.setdefault(group, look) != look:
                     tale.object_to("object looks different", f"the {seen[group]} {thing} is {look} now: {tale.sentences[i].text}")
 
@@ -403,40 +353,45 @@ def check_order(tale: Tale) -> None:
     first = tale.sentences[0]
     if facts.hero and facts.hero not in [name for s in tale.sentences[:max(3, int(0.35 * n))] for name in s.names]:
         tale.object_to("no introduction", f"{facts.hero} is named late")
-    if first.words[0] in STARTERS:
+    if first.words[0] in cues.STARTERS:
         tale.object_to("no introduction", f"the tale begins in the middle: {first.text}")
     for i, sentence in enumerate(tale.sentences):
         if i > max(2, 0.35 * n) and tale.known.opening.search(plain(tale, i)):
             tale.object_to("introduced late", f"an introduction stands in the middle: {sentence.text}")
+    tellers = [i for i, s in enumerate(tale.sentences) if "i" in s.told]
+    if tellers and tellers[0] > 0.5 * n:
+        tale.object_to("teller changes", f"where does this I come from? {tale.sentences[tellers[0]].text}")
     check_first_mentions(tale)
 
 
 def check_first_mentions(tale: Tale) -> None:
-    """People and animals come in as "a crow" and are "the crow" afterwards; so is the object."""
-    met: set[str] = {tale.facts.kind}
-    unmet: dict[str, str] = {}
+    """People and animals come in as "a crow" and are "the crow" afterwards; so is the object of a plain tale."""
+    met, unmet = {tale.facts.kind}, set()
     for i, sentence in enumerate(tale.sentences):
         for start, _, who in tale.people[i]:
-            article = article_before(sentence.told, start)
-            if article in ("a", "an"):
-                if who in unmet and tale.plain:
-                    tale.object_to("introduced late", f"{who} was spoken of before: {sentence.text}")
-                met |= {who, who.split()[-1]}
-            elif article == "the" and who not in met:
-                unmet[who] = sentence.text
-                if tale.plain or (who in tale.known.helpers and start > 1 and sentence.told[start - 2] in SAYING):
-                    tale.object_to("not introduced", f"who is the {who}? {sentence.text}")
+            article, noun = article_before(sentence.told, start), who.split()[-1]
+            speaks = start > 1 and sentence.told[start - 2] in cues.SAYING
+            if article == "the" and who not in met and (tale.plain or (speaks and noun in cues.ANIMALS)):
+                tale.object_to("not introduced", f"who is the {who}? {sentence.text}")
+                unmet.add(who)
+            elif article in ("a", "an") and who in unmet:
+                tale.object_to("introduced late", f"the {who} was spoken of before: {sentence.text}")
             else:
-                met |= {who, who.split()[-1]}
-    definite = ""
-    for i, things in enumerate(tale.things):
+                met |= {who, noun}
+    if tale.plain:
+        check_object_introduced(tale)
+
+
+def check_object_introduced(tale: Tale) -> None:
+    spoken_of = False
+    for sentence, things in zip(tale.sentences, tale.things):
         for start, _, thing in things:
-            words = tale.sentences[i].words
-            if thing == tale.facts.object and not is_scenery(tale, i, start):
-                article = article_before(words, start)
-                if tale.plain and article in ("a", "an") and definite and "what" not in words[max(0, start - 4):start]:
-                    tale.object_to("introduced late", f"the {thing} was spoken of before: {tale.sentences[i].text}")
-                definite = definite or (article == "the" and thing)
+            article = article_before(sentence.words, start)
+            if thing != tale.facts.object or article in cues.LOCATIVE:
+                continue
+            if article in ("a", "an") and spoken_of and "what" not in sentence.words[max(0, start - 4):start]:
+                tale.object_to("introduced late", f"the {thing} was spoken of before: {sentence.text}")
+            spoken_of = spoken_of or article == "the"
 
 
 # ---------------------------------------------------------------- problem, outcome, mood
@@ -452,18 +407,20 @@ def plain(tale: Tale, i: int) -> str:
 
 def problem_class(text: str) -> str:
     """Which class of trouble a text speaks of, "" if none: the cue that comes first decides."""
-    hits = [(match.start(), name) for name, cues in PROBLEMS.items() if (match := re.search(rf"\b({cues})", text))]
+    hits = [(match.start(), name) for name, signs in cues.PROBLEMS.items() if (match := re.search(rf"\b({signs})", text))]
     return min(hits)[1] if hits else ""
 
 
-def mood(tale: Tale, span: range, cues: dict[str, set[str]]) -> tuple[str, int]:
+def mood(tale: Tale, span: range, feelings: dict[str, frozenset[str]]) -> tuple[str, int]:
     """The feeling of the last sentence in the span that tells one, by the cue words that no negation turns around, and where."""
     for i in reversed(span):
-        words = tale.sentences[i].words
-        told = Counter(name for j, word in enumerate(words) for name, group in cues.items() if word in group
-                       and (name == "funny" or not NOT & set(words[max(0, j - 3):j])) and not is_look(words, j, tale.facts.object))
-        if told:
-            return max(told, key=told.get), i
+        words, told = tale.sentences[i].words, Counter()
+        for j, word in enumerate(words):
+            for name, group in feelings.items():
+                denied = name != "funny" and cues.NOT & set(words[max(0, j - 3):j])
+                told[name] += word in group and not denied and not is_look(words, j, tale.facts.object)
+        if any(told.values()):
+            return max(feelings, key=lambda name: told[name]), i
     return "", -1
 
 
@@ -478,20 +435,20 @@ def read_plot(tale: Tale) -> None:
     facts.problem = problem_class(" ".join(lines[1:max(2, int(0.65 * n))]))
     if not facts.problem and tale.plain:
         tale.object_to("no problem", "nothing goes wrong in the first two thirds")
-    facts.ending, told_at = mood(tale, tale.last(0.3), PLAIN_MOODS)
+    facts.ending, told_at = mood(tale, tale.last(0.3), cues.OUTRIGHT_MOODS)
     if not facts.ending:
-        facts.ending, told_at = mood(tale, tale.last(0.3), MOODS)
+        facts.ending, told_at = mood(tale, tale.last(0.3), cues.MOODS)
     if not facts.ending:
         return tale.object_to("ending missing", "the last sentences tell no mood")
-    while told_at - 1 in tale.last(0.3) and mood(tale, range(told_at - 1, told_at), MOODS)[0] == facts.ending:
+    while told_at - 1 in tale.last(0.3) and mood(tale, range(told_at - 1, told_at), cues.MOODS)[0] == facts.ending:
         told_at -= 1
     told_at -= tale.sentences[told_at].words[0] in ("he", "she", "it", "they", "i")    # and the sentence it goes on from
     helped = next((i for i, people in enumerate(tale.people) if i > 1 and people), 0)
     zone = range(max(helped + 1, int(0.5 * n)), told_at)
-    gone = LOST_FOR_GOOD if tale.plain else LOST_PLAINLY
+    gone = cues.LOST if tale.plain else cues.LOST_OUTRIGHT
     zone = zone if tale.plain else zone[-4:]
     lost = max((i for i in zone if gone.search(lines[i])), default=-1)
-    back = SOLVED if tale.plain else SOLVED_PLAINLY
+    back = cues.WON if tale.plain else cues.WON_OUTRIGHT
     won = max((i for i in zone if back.search(lines[i])), default=-1)
     facts.solved = won > lost if max(won, lost) >= 0 else None
     if facts.ending != "sad" and lost > won:
@@ -509,7 +466,7 @@ def check_grammar(tale: Tale) -> None:
         for left, right in pairwise(words):
             if left in ("a", "an") and right[0].isalpha() and (left == "an") != sounds_like_vowel(right):
                 tale.object_to("article", f'"{left} {right}": {sentence.text}')
-            if left == right and left.isalpha() and left not in MAY_DOUBLE:
+            if left == right and left.isalpha() and left not in cues.MAY_DOUBLE:
                 tale.object_to("doubled word", f'"{left} {right}": {sentence.text}')
             if out_of_order(left, right):
                 tale.object_to("word order", f'"{left} {right}": {sentence.text}')
@@ -532,16 +489,16 @@ def sounds_like_vowel(word: str) -> bool:
 def out_of_order(left: str, right: str) -> bool:
     """Whether no English sentence of this plainness has these two words side by side."""
     if left in ("a", "an", "the", "my", "your", "our", "its", "their"):
-        return right in NO_VERB_BEFORE
-    if left in OBJECT_PREPOSITIONS:
+        return right in cues.NO_NOUN
+    if left in cues.BEFORE_OBJECTS:
         return right in ("he", "she", "they", "we", "i")
-    if left in MODALS or left == "to":
-        return right in PAST or right in BE
-    if left in BE:
-        return right in PAST_ONLY or right in BE
+    if left in cues.MODALS or left == "to":
+        return right in cues.PAST or right in cues.BE
+    if left in cues.BE:
+        return right in cues.PAST_ONLY or right in cues.BE
     if left in ("had", "have", "has"):
-        return right in PAST_ONLY - {"saw"} or right in BE
-    if left in ("they", "we", "you"):
+        return right in cues.PAST_ONLY - {"saw"} or right in cues.BE
+    if left in ("they", "we"):
         return right in ("was", "is", "has", "does")
     if left in ("he", "she"):
         return right in ("are", "am", "he", "she", "they", "the", "a")
@@ -588,7 +545,7 @@ def check_finished(tale: Tale) -> None:
 
 # ---------------------------------------------------------------- what others call
 
-CHECKS = (read_names, read_kind, read_pronouns, read_object, read_place, read_plot, check_order, check_grammar, check_repetition,
+CHECKS = (read_names, read_kind, read_object, read_pronouns, read_place, read_plot, check_order, check_grammar, check_repetition,
           check_finished)
 
 
@@ -631,7 +588,47 @@ def skills(text: str, level: str = "full") -> dict[str, bool]:
 # ---------------------------------------------------------------- how much is copied
 
 class TrainingIndex:
-    """Hashes of every run of `n` words of a training text: 8 bytes each and the set's overhead, whatever the text's length."""
+    """Where the runs of `run` words of a training text stand: one entry for every `stride` words, so memory stays bounded.
 
-    def __init__(self, texts: Iterable[str], n: int = 4):
-        pass
+    Every span of at least run + stride - 1 words that a text shares with the training text holds an indexed run and is found.
+    A run that is repeated all over the training text is followed at `repeats` places only.
+    """
+
+    def __init__(self, texts: Iterable[str], run: int = 12, stride: int = 4, repeats: int = 100, max_words: int = 50_000_000):
+        self.run, self.words, self.places = run, array("L"), {}
+        self.ids: dict[str, int] = {}
+        for text in texts:
+            self.words.extend(self.ids.setdefault(word, len(self.ids) + 1) for word in COPIED.findall(text.lower()))
+            self.words.append(0)                                         # nothing is copied across two texts
+            if len(self.words) > max_words:
+                raise ValueError(f"training text has more than {max_words} words; index a part of it or pass a larger max_words")
+        for i in range(0, len(self.words) - run + 1, stride):
+            places = self.places.setdefault(hash(tuple(self.words[i:i + run])), [])
+            if len(places) < repeats:
+                places.append(i)
+
+
+COPIED = re.compile(r"\w+(?:['’-]\w+)*")
+
+
+def longest_copied_span(text: str, index: TrainingIndex) -> tuple[int, str]:
+    """The longest run of words that the text shares with the training text: how many, and which (case and marks left aside)."""
+    said = COPIED.findall(text.lower())
+    ids = [index.ids.get(word, -1) for word in said]
+    best, best_start, i = 0, 0, 0
+    while i <= len(ids) - index.run:
+        for place in index.places.get(hash(tuple(ids[i:i + index.run])), ()):
+            left = common(ids, i - 1, index.words, place - 1, -1)
+            length = left + common(ids, i, index.words, place, 1)
+            if length > best:
+                best, best_start = length, i - left
+        i += 1
+    return best, " ".join(said[best_start:best_start + best])
+
+
+def common(a: list[int], i: int, b: array, j: int, step: int) -> int:
+    """How many words agree from a[i] and b[j] on, going forward (step 1) or backward (step -1)."""
+    length = 0
+    while 0 <= i < len(a) and 0 <= j < len(b) and a[i] == b[j]:
+        i, j, length = i + step, j + step, length + 1
+    return length

@@ -1,0 +1,91 @@
+"""What the reader of tales knows before it reads one: closed classes of words, and cue words for trouble, outcome and mood.
+
+Written for the checker from general English, not from the generator's phrases: `data/read_tale.py` reads with nothing else
+but these tables and the world's lexicon.
+"""
+
+import re
+
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# ---------------------------------------------------------------- who may be meant by he and she
+
+FEMALE = words("girl woman lady mother mom mum mama grandmother grandma granny aunt sister queen princess daughter")
+MALE = words("boy man father dad papa grandfather grandpa uncle brother king prince son mister gentleman snowman gander rooster")
+PEOPLE = words("farmer teacher baker doctor sailor child baby neighbor friend stranger cousin magician captain nurse cook owner "
+               "someone somebody nobody everyone thief driver guard judge mayor conductor eldest youngest tallest clown peddler "
+               "passenger deckhand bishop painter shepherd")
+ANIMALS = words("bird crow owl dog cat cow horse goat mole rabbit fox bear mouse frog duck ant fish sheep pig hen hedgehog "
+                "squirrel badger beaver otter raccoon magpie seagull gull heron swallow snail donkey goose wolf lamb blackbird "
+                "parrot pigeon crab")
+PRONOUNS = {"she": "she", "her": "she", "hers": "she", "herself": "she", "he": "he", "him": "he", "his": "he", "himself": "he"}
+KIN = "friend|brother|sister|cousin|neighbou?r|twin|with|named|called|met"
+
+# ---------------------------------------------------------------- grammar
+
+ARTICLES = words("a an the my your our their its")
+POSSESSIVES = words("his her my their your our")
+SAYING = words("said asked cried shouted called whispered answered laughed told replied thought")
+LOCATIVE = words("under behind in on inside beside near over into between among by onto beneath")
+BE = words("is are was were am")
+MODALS = words("could will would shall should must cannot can't couldn't won't wouldn't did didn't does doesn't do don't")
+PAST_ONLY = words("went gave took ran fell knew flew blew threw saw sang began drank grew wrote rode spoke woke shook came")
+PAST = PAST_ONLY - {"saw"} | words("was were had said told made kept lost held brought bought caught")
+NO_NOUN = BE | words("has had have do does did he she they we i him them and or but of to with from for at a an the my your our "
+                     "their its . , ! ? then because")                    # what can't follow an article
+BEFORE_OBJECTS = words("of to with from into onto behind beside")         # prepositions: "with him", never "with he"
+MAY_DOUBLE = words("very so had that no oh down up more knock tap ha yes bye go drip boom caw splash hop long far round many")
+
+# ---------------------------------------------------------------- order
+
+STARTERS = words("then but so soon and he she his her him")               # a tale doesn't begin with these
+OPENING = (r"once there (was|lived)|there (once )?(was|lived) once|once upon a time|this is the story|there was once|"
+           r"\b(his|her) name was|HERO was a (\w+ )?(little )?(KIND)\b|HERO, an? \w+ (little )?(KIND)\b")
+
+# ---------------------------------------------------------------- trouble, outcome, mood. THING is the object, HERO the hero
+
+PROBLEMS = {
+    "quarrel": "wanted it too|want the .* too|mine|quarrel|fight",
+    "taken": "took the|takes|stole|steals|snatched|grabbed|carried off|thief",
+    "stuck": "stuck|in the mud|into the mud|not move|would not go|caught in|jammed|tangled|into a tree|in a tree|tall tree|"
+             "top of a tree",
+    "fallen": r"fell in|falls in|fell into|falls into|in the water|in went|hole|float|sank|sinks|over (a|the) (\w+ )?wall|too far",
+    "broken": "broke|breaks|crack|torn|tore|snap|split|fell down and|smash",
+    "lost": "lost|gone|missing|find it|not there|wasn't there|nowhere|vanished|left behind",
+    "spoiled": "wet|dirty|stain|soaked|muddy|rain",
+    "fear": "noise|dark|afraid|scared|bump in|tap tap",
+    "slow": "slow|last|late|faster",
+}
+LOST = re.compile(                            # in plain tales, after the help came
+    r"\bnever\b|\bgone\b|too late|too deep|too broken|stayed broken|was broken|\bit broke\b|THING broke|, broke\b|\bapart\b|"
+    r"took the (\w+ )?THING (away|up|and flew)|took it away|\bate (it|the)|flew (far )?away|(went|float\w*|blew|sailed) away|"
+    r"not there|no (one|body)? ?could|could not (be|roll|fix|find|mend|reach)|did not (come|find|get)|came in last|was last|"
+    r"no end|no (\w+ )?(any ?more|gift|THING)|could not \w+ it|no longer|for ever|forever|for good")
+WON = re.compile(
+    r"\b(had|have|got|has) (it|the (\w+ )?THING) (back|again)|THING (came|was) back|down came|out came|up came|"
+    r"came (down|out|up)|there (it )?(was|lay|sat|is)|\bfixed\b|mended|found (it|the)|gave (it )?back|put down the|dropped the|"
+    r"won the|came in first|in (his|her) (own )?(hand|paw|bag)|good as new|all the time|not broken|love it")
+LOST_OUTRIGHT = re.compile(                   # in full tales, where much is only hinted at
+    r"(was|were|is) never (found|seen)|never (again|came back)|THING (was|had|is) gone|stayed broken|^but it was too late|"
+    r"gone for good|no THING any ?more|THING (broke|fell apart|did not come)|could not be (mended|fixed|got out)|past mending|"
+    r"nobody ever saw|THING (was|were|had been|is) (ruined|spoiled|lost)|(carried|took|blew) (it|the THING) away|"
+    r"in (splinters|pieces|a hundred pieces)$|came too late|too late\.|never (work|race|be thrown|go) |nothing left of the THING")
+WON_OUTRIGHT = re.compile(
+    r"had (it|the THING) back|THING (was|came) back|gave (it )?back|there (it )?(was|stood|lay),? (the )?(\w+ )?THING|"
+    r"THING (worked|was (whole|free|out|mended|fixed|found))|held .*THING again|good as new|(he|she|HERO) caught it|"
+    r"safe and sound|\bwon the\b")
+
+FUNNY = words("laugh laughed laughing laughs laughter giggle giggled giggling funny silly joke chuckled chuckle snorted")
+HAPPY = words("happy happily happiest happier glad smile smiled smiling joy joyful proud delighted cheered beamed grinned content "
+              "safe hugged merry happiness glowed best")
+SAD = words("sad sadly saddest cried cry crying tears wept weep miss missed sob sobbed lonely sorrow unhappy heartbroken goodbye")
+MOODS = {"funny": FUNNY, "happy": HAPPY, "sad": SAD}
+OUTRIGHT_MOODS = {"funny": words("laugh laughed laughing laughs giggle giggled giggling laughter funny"),
+                  "happy": words("happy happiest happily happier happiness"),
+                  "sad": words("sad sadly saddest cried missed goodbye unhappy")}
+NOT = words("not no never nobody without nothing isn't wasn't didn't don't stop stopped")
+LOOKS = [words("red blue yellow green white black brown pink gold golden silver purple orange gray"),
+         words("big little small tiny huge"), words("old new"), words("long short")]
