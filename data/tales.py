@@ -26,7 +26,7 @@ if __package__ in (None, ""):                                # run as a script: 
 
 from data.phrases import LEVELS, Block, Line, Section, World, choose, fits, lexicon, load_world, parse_line, shuffled
 
-__all__ = ["ENDINGS", "LEVELS", "SEPARATOR", "SPLITS", "WORD_LIMITS", "Companion", "Plan", "Teller", "choose", "draw_paragraphs", "fits",
+__all__ = ["ENDINGS", "LEVELS", "SEPARATOR", "SPLITS", "WORD_LIMITS", "Companion", "Plan", "Teller", "choose", "fits",
            "generate_tales", "held_out", "lexicon", "load_world", "main", "make_plan", "matching", "shuffled", "tell", "tidy"]
 
 SPLITS = ("train", "combinations", "skeletons")

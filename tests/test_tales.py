@@ -20,7 +20,7 @@ from data.phrases import LEVELS, fits, load_world, parse_line
 from data.tales import ENDINGS, SPLITS, WORD_LIMITS, Plan, Teller, generate_tales, held_out, lexicon, main, make_plan, tell
 
 ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = {"simple": "05c0ba9a4b256dc3", "full": "096f942a2dc378e2"}
+GOLDEN = {"simple": "05c0ba9a4b256dc3", "full": "4097684b14674bb1"}
 SEEDS = st.integers(min_value=0, max_value=2**40)
 MOODS = {"happy": r"happ|smil|glad|laugh|proud|beam", "sad": r"\bsad|cried|cry|tear|miss|ache|goodbye|saddest",
          "funny": r"laugh|giggl|funny|silly|hiccup"}
@@ -90,7 +90,7 @@ def test_length(sample):
 
 def test_no_seams(sample):
     """No unfilled slot, mark, doubled space or stop, empty paragraph or wrong article."""
-    seams = re.compile(r"[{}\[\]|@#/<>_]|  | [.,!?;:]|\.\.|,\.|,,|[?!],|[?!]\.|\n{3}|\n[^\n]+\n[^\n]|\bI's\b|\bMe\b[^,.]"
+    seams = re.compile(r"[{}\[\]|@#/<>_]|  | [.,!?;:]|\.\.|,\.|,,|[?!],|[?!]\.|\w\"\.|\n{3}|\n[^\n]+\n[^\n]|\bI's\b|\bMe\b[^,.]"
                        r"|\b[Aa] (?=[aeio])(?!one)|\b[Aa]n (?![aeiouhAEIOUH8])")
     for _, text in sample[1]:
         assert not seams.search(text), text
