@@ -24,7 +24,8 @@ from random import Random
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.read_tale import ANIMALS, FEMALE, MALE, MOODS, PEOPLE, SKILLS, read_tale
+from data.cues import ANIMALS, FEMALE, MALE, MOODS, PEOPLE
+from data.read_tale import SKILLS, read_tale
 from data.records import write_jsonl
 from data.tales import ENDINGS, LEVELS, Plan, Teller, choose, fits, lexicon, load_world, make_plan, matching, tell, tidy
 
@@ -546,6 +547,10 @@ RUDE = re.compile(r"\b(stupid|dumb|idiot|fool|shut up|go away|who cares|leave me
                   r"nonsense|lazy|i hate|ugly|not my job|bother me)\b", re.I)
 
 
+COURTESY = re.compile(r"^(gladly|of course|with pleasure|good question|here you are|i am happy to help|certainly|sure)[!.:,]\s+|"
+                      r"\s+(i hope you like it|thank you for asking|i hope this helps)[!.]$", re.I)
+
+
 @dataclass
 class Judgement:
     """An answer's score from 0 to 1 and where it comes from. A reward may look at `visible`; the final score sees the rest, too."""
@@ -605,6 +610,7 @@ class Criteria:
     """All criteria of one answer; `why` explains those that aren't met."""
 
     def __init__(self, record: dict, answer: str):
+        answer = COURTESY.sub("", answer)                   # a friendly word before or after is no part of the tale
         self.answer, self.reference, self.input = answer, record["output"], record["input"]
         self.prompt = f"{record['instruction']}\n{record['input']}"
         self.facts, self.level, self.family = record["facts"], record["facts"]["plan"]["level"], record["family"]
@@ -630,7 +636,7 @@ class Criteria:
     def asked(self) -> float:
         missing = [words for words in self.facts["must"] if not any(says(self.answer, word) for word in words)]
         self.why["asked"] = "nothing of " + "; ".join("/".join(words[:4]) for words in missing)
-        return 1 - len(missing) / len(self.facts["must"]) if self.facts["must"] else 1.0
+        return (1 - len(missing) / len(self.facts["must"])) ** 2 if self.facts["must"] else 1.0
 
     def finished(self) -> float:
         self.why["finished"] = f"the answer breaks off: ...{self.answer[-30:]!r}"
@@ -654,7 +660,7 @@ class Criteria:
         got = self.words[-len(wanted):]
         kept = sum(block.size for block in SequenceMatcher(None, wanted, got, autojunk=False).get_matching_blocks())
         self.why["last sentence"] = f"the end is {' '.join(got)!r}"
-        return kept / len(wanted)
+        return 1.0 if got == wanted else 0.6 * kept / len(wanted)
 
     # held out
 
@@ -684,7 +690,7 @@ class Criteria:
         excused = {violation.name for violation in reference.violations}
         found = {violation.name: violation.why for violation in reading.violations if violation.name not in excused}
         self.why["coherent"] = "; ".join(f"{name} ({why[:80]})" for name, why in found.items())
-        result = {"coherent": max(0.0, 1 - 0.34 * len(found))}
+        result = {"coherent": max(0.0, 1 - 0.5 * len(found))}
         if self.family != "write-place":
             hero = self.facts.get("hero") or self.facts["plan"]["hero"]
             named = hero if self.family not in ("write-ending", "last-sentence") else reading.hero
@@ -702,12 +708,13 @@ class Criteria:
         return result
 
     def no_repetition(self) -> float:
-        sentences = [" ".join(re.findall(r"\w+", part.lower())) for part in re.split(r"(?<=[.!?])[\"”]?\s+", self.answer)]
-        twice = {part for part in sentences if sentences.count(part) > 1 and len(part.split()) > 1}
+        twice = said_twice(self.answer, self.family in TALES) - said_twice(self.reference, self.family in TALES)
         triples = list(zip(self.words, self.words[1:], self.words[2:]))
         share = 1 - len(set(triples)) / len(triples) if len(triples) > 3 else 0.0
         pairs = list(zip(self.words, self.words[1:]))
         stutter = sum(left == right for left, right in pairs) / max(1, len(pairs))
+        if len(set(self.words)) <= len(self.words) / 2:
+            twice |= {self.answer}
         self.why["no repetition"] = f"said twice: {min(twice)[:50]!r}" if twice else f"{share:.0%} of the word triples come back"
         usual = 0.25 if self.family in TALES else 0.1
         value = 1 - max(0.0, share - usual) / 0.25 - max(0.0, stutter - 0.1) * 2
@@ -719,7 +726,7 @@ class Criteria:
             self.why["not copied"] = "nothing was changed"
             return float(not unchanged)
         prompt = re.findall(r"[\w']+", self.prompt.lower())
-        span = 4 if self.facts["most words"] else 7
+        span = 5 if self.facts["most words"] else 7
         mine, usual = (copied_share(words, prompt, span) for words in (self.words, re.findall(r"[\w']+", self.reference.lower())))
         self.why["not copied"] = f"{mine:.0%} of the answer is copied from the question"
         return max(0.0, 1 - max(0.0, mine - usual - 0.15) / 0.3)
@@ -744,6 +751,13 @@ def thing_pattern(level: str) -> re.Pattern:
 
 def things_in(text: str, level: str) -> list[str]:
     return thing_pattern(level).findall(text)
+
+
+def said_twice(text: str, tale: bool) -> set[str]:
+    """The sentences that come back; in a tale, a single word may, but not three times in a row."""
+    sentences = [" ".join(re.findall(r"\w+", part.lower())) for part in re.split(r"(?<=[.!?])[\"”]?\s+", text)]
+    in_a_row = {a for a, b, c in zip(sentences, sentences[1:], sentences[2:]) if a == b == c}
+    return in_a_row | {part for part in sentences if sentences.count(part) > 1 and len(part.split()) > tale}
 
 
 def copied_share(words: list[str], source: list[str], span: int) -> float:
