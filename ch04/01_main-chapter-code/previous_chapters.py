@@ -19,29 +19,29 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, n_channels: int, n_heads: int, dropout: float = 0.0, bias: bool = True):
         super().__init__()
         if n_heads < 1 or n_channels % n_heads:
-            raise ValueError(f"n_channels is {n_channels} and n_heads {n_heads}; make n_channels a multiple of n_heads")
+            raise ValueError(f"n_channels is {n_channels}, not a multiple of n_heads = {n_heads}; change one of them")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout}, but it is a share: choose a value from 0 up to, not including, 1")
+            raise ValueError(f"dropout is {dropout}, but it is a share: choose at least 0 and less than 1")
         self.n_heads, self.dropout = n_heads, dropout
         self.qkv = nn.Linear(n_channels, 3 * n_channels, bias=bias)
         self.out = nn.Linear(n_channels, n_channels, bias=bias)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Mix x (B, T, C) over time into (B, T, C); `padding_mask` (B, T) is True at real tokens, False at padding."""
+        """Mix x (B, T, C) over time into (B, T, C); `padding_mask` (B, T) is True at real tokens."""
         B, T, C = x.shape
         q, k, v = (part.view(B, T, self.n_heads, C // self.n_heads).transpose(1, 2)  # (B, H, T, D) each
-                   for part in self.qkv(x).split(C, dim=-1))                         # (B, T, C) each
-        mask = None if padding_mask is None else self.visible(padding_mask, B, T)    # (B, 1, T, T)
+                   for part in self.qkv(x).split(C, dim=-1))                       # (B, T, C) each
+        mask = None if padding_mask is None else self.visible(padding_mask, B, T)  # (B, 1, T, T)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,
                                                dropout_p=self.dropout if self.training else 0.0)
-        return self.out(mixed.transpose(1, 2).reshape(B, T, C))                      # (B, H, T, D) -> (B, T, C)
+        return self.out(mixed.transpose(1, 2).reshape(B, T, C))                    # (B, H, T, D) -> (B, T, C)
 
     @staticmethod
     def visible(padding_mask: Tensor, B: int, T: int) -> Tensor:
-        """Who may look where (B, 1, T, T): at real tokens of the past, and at itself, so that no row is empty."""
+        """Who may look where (B, 1, T, T): at the real past, and at itself, so that no row is empty."""
         if padding_mask.dtype != torch.bool or padding_mask.shape != (B, T):
             raise ValueError(f"padding_mask is {padding_mask.dtype} of shape {tuple(padding_mask.shape)}; "
                              f"pass booleans of shape {(B, T)}, True at real tokens")
         past = torch.ones(T, T, dtype=torch.bool, device=padding_mask.device).tril() # (T, T)
-        itself = torch.eye(T, dtype=torch.bool, device=padding_mask.device)          # (T, T)
-        return (past & padding_mask[:, None, None, :]) | itself                      # (B, 1, T, T)
+        itself = torch.eye(T, dtype=torch.bool, device=padding_mask.device)        # (T, T)
+        return (past & padding_mask[:, None, None, :]) | itself                    # (B, 1, T, T)
