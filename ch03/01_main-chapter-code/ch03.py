@@ -18,10 +18,10 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     `q` and `k` have the shape (..., T, D), `v` has (..., T, E); the results are (..., T, E) and (..., T, T).
     """
     T, D = q.shape[-2:]
-    scores = q @ k.transpose(-2, -1) / D ** 0.5                                      # (..., T, D) @ (..., D, T) -> (..., T, T)
-    future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(diagonal=1)    # (T, T), True above the diagonal
-    weights = scores.masked_fill(future, -torch.inf).softmax(dim=-1)                 # (..., T, T)
-    return weights @ v, weights                                                      # (..., T, T) @ (..., T, E) -> (..., T, E)
+    scores = q @ k.transpose(-2, -1) / D ** 0.5                     # (..., T, D) @ (..., D, T) -> (..., T, T)
+    future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(diagonal=1)  # (T, T), True: future
+    weights = scores.masked_fill(future, -torch.inf).softmax(dim=-1)  # (..., T, T)
+    return weights @ v, weights                                     # (..., T, T) @ (..., T, E) -> (..., T, E)
 
 
 # ch03.ipynb, In [38]
@@ -37,13 +37,13 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix x (B, T, C) over time into (B, T, D)."""
-        _, weights = causal_attention(self.query(x), self.key(x), self.value(x))     # (B, T, T)
-        return self.dropout(weights) @ self.value(x)                                 # (B, T, T) @ (B, T, D) -> (B, T, D)
+        _, weights = causal_attention(self.query(x), self.key(x), self.value(x))  # (B, T, T)
+        return self.dropout(weights) @ self.value(x)                      # (B, T, T) @ (B, T, D) -> (B, T, D)
 
 
 # ch03.ipynb, In [39]
 class HeadList(nn.Module):
-    """Multi-head attention as one would say it: several heads, one after another, joined by an output projection."""
+    """Multi-head attention as one would say it: heads one after another, joined by an output projection."""
 
     def __init__(self, n_channels: int, n_heads: int, dropout: float = 0.0):
         super().__init__()
@@ -52,7 +52,7 @@ class HeadList(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix x (B, T, C) over time into (B, T, C)."""
-        return self.out(torch.cat([head(x) for head in self.heads], dim=-1))         # H × (B, T, D) -> (B, T, C)
+        return self.out(torch.cat([head(x) for head in self.heads], dim=-1))  # H × (B, T, D) -> (B, T, C)
 
 
 # ch03.ipynb, In [43]
@@ -70,10 +70,10 @@ class BatchedHeads(nn.Module):
         """Mix x (B, T, C) over time into (B, T, C)."""
         B, T, C = x.shape
         q, k, v = (part.view(B, T, self.n_heads, C // self.n_heads).transpose(1, 2)  # (B, H, T, D) each
-                   for part in self.qkv(x).split(C, dim=-1))                         # (B, T, C) each
-        _, weights = causal_attention(q, k, v)                                       # (B, H, T, T)
-        mixed = self.dropout(weights) @ v                                            # (B, H, T, T) @ (B, H, T, D) -> (B, H, T, D)
-        return self.out(mixed.transpose(1, 2).reshape(B, T, C))                      # (B, T, H, D) -> (B, T, C)
+                   for part in self.qkv(x).split(C, dim=-1))     # (B, T, C) each
+        _, weights = causal_attention(q, k, v)                   # (B, H, T, T)
+        mixed = self.dropout(weights) @ v                        # (B, H, T, T) @ (B, H, T, D) -> (B, H, T, D)
+        return self.out(mixed.transpose(1, 2).reshape(B, T, C))  # (B, T, H, D) -> (B, T, C)
 
 
 # ch03.ipynb, In [50]
@@ -87,41 +87,47 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, n_channels: int, n_heads: int, dropout: float = 0.0, bias: bool = True):
         super().__init__()
         if n_heads < 1 or n_channels % n_heads:
-            raise ValueError(f"n_channels is {n_channels} and n_heads {n_heads}; make n_channels a multiple of n_heads")
+            raise ValueError(f"n_channels is {n_channels} and n_heads {n_heads}; "
+                             "make n_channels a multiple of n_heads")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout}, but it is a share: choose a value from 0 up to, not including, 1")
+            raise ValueError(f"dropout is {dropout}, but it is a share: choose at least 0 and less than 1")
         self.n_heads, self.dropout = n_heads, dropout
         self.qkv = nn.Linear(n_channels, 3 * n_channels, bias=bias)
         self.out = nn.Linear(n_channels, n_channels, bias=bias)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Mix x (B, T, C) over time into (B, T, C); `padding_mask` (B, T) is True at real tokens, False at padding."""
+        """Mix x (B, T, C) over time into (B, T, C); `padding_mask` (B, T) is True at real tokens."""
         B, T, C = x.shape
         q, k, v = (part.view(B, T, self.n_heads, C // self.n_heads).transpose(1, 2)  # (B, H, T, D) each
-                   for part in self.qkv(x).split(C, dim=-1))                         # (B, T, C) each
-        mask = None if padding_mask is None else self.visible(padding_mask, B, T)    # (B, 1, T, T)
+                   for part in self.qkv(x).split(C, dim=-1))                       # (B, T, C) each
+        mask = None if padding_mask is None else self.visible(padding_mask, B, T)  # (B, 1, T, T)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,
                                                dropout_p=self.dropout if self.training else 0.0)
-        return self.out(mixed.transpose(1, 2).reshape(B, T, C))                      # (B, H, T, D) -> (B, T, C)
+        return self.out(mixed.transpose(1, 2).reshape(B, T, C))                    # (B, H, T, D) -> (B, T, C)
 
     @staticmethod
     def visible(padding_mask: Tensor, B: int, T: int) -> Tensor:
-        """Who may look where (B, 1, T, T): at real tokens of the past, and at itself, so that no row is empty."""
+        """Who may look where (B, 1, T, T): at the real past, and at itself, so that no row is empty."""
         if padding_mask.dtype != torch.bool or padding_mask.shape != (B, T):
             raise ValueError(f"padding_mask is {padding_mask.dtype} of shape {tuple(padding_mask.shape)}; "
                              f"pass booleans of shape {(B, T)}, True at real tokens")
         past = torch.ones(T, T, dtype=torch.bool, device=padding_mask.device).tril() # (T, T)
-        itself = torch.eye(T, dtype=torch.bool, device=padding_mask.device)          # (T, T)
-        return (past & padding_mask[:, None, None, :]) | itself                      # (B, 1, T, T)
+        itself = torch.eye(T, dtype=torch.bool, device=padding_mask.device)        # (T, T)
+        return (past & padding_mask[:, None, None, :]) | itself                    # (B, 1, T, T)
 
 
 # ch03.ipynb, In [61]
 def kept_bytes(run: Callable[[], object]) -> int:
     """Bytes that PyTorch keeps for the backward pass of `run`, each piece of memory counted once."""
     kept: dict[int, Tensor] = {}
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.untyped_storage().data_ptr(), t), lambda t: t):
+
+    def weigh(t: Tensor) -> Tensor:
+        kept.setdefault(t.untyped_storage().data_ptr(), t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(weigh, lambda t: t):
         result = run()
-    assert result is not None                            # the result holds the graph, and the graph the tensors, until here
+    assert result is not None  # the result holds the graph, and the graph the tensors, until here
     return sum(t.untyped_storage().nbytes() for t in kept.values())
 
 
@@ -138,16 +144,17 @@ def fastest(run: Callable[[], object], repeats: int = 7) -> float:
 
 
 # ch03.ipynb, In [67]
-def copying_batch(n_rows: int, generator: torch.Generator, periods: tuple[int, int] = (4, 9)) -> tuple[Tensor, Tensor]:
-    """Rows (B, 24) of a random block of different tokens, repeated, and the length (B, 1) of each row's block."""
-    period = torch.randint(periods[0], periods[1] + 1, (n_rows, 1), generator=generator)        # (B, 1)
-    block = torch.rand(n_rows, 16, generator=generator).argsort(dim=-1)                         # (B, 16): all, in random order
-    return block.gather(1, torch.arange(24).expand(n_rows, 24) % period), period                # (B, T)
+def copying_batch(n_rows: int, generator: torch.Generator,
+                  periods: tuple[int, int] = (4, 9)) -> tuple[Tensor, Tensor]:
+    """Rows (B, 24) of a random block of different tokens, repeated, and each block's length (B, 1)."""
+    period = torch.randint(periods[0], periods[1] + 1, (n_rows, 1), generator=generator)  # (B, 1)
+    block = torch.rand(n_rows, 16, generator=generator).argsort(dim=-1)        # (B, 16): all, in random order
+    return block.gather(1, torch.arange(24).expand(n_rows, 24) % period), period  # (B, T)
 
 
 # ch03.ipynb, In [69]
 class CopyingModel(nn.Module):
-    """Token and position embeddings, attention layers that add to them, and scores for the next of 16 tokens."""
+    """Token and position embeddings, attention layers that add to them, scores for the next of 16 tokens."""
 
     def __init__(self, make_attention: Callable[[int], nn.Module], n_layers: int = 2, n_channels: int = 64):
         super().__init__()
@@ -164,8 +171,9 @@ class CopyingModel(nn.Module):
 
 
 # ch03.ipynb, In [70]
-def copying_accuracy(model: CopyingModel, generator: torch.Generator, periods: tuple[int, int] = (4, 9)) -> float:
-    """The share of tokens that the model guesses right, counted from the second time round, on 500 fresh rows."""
+def copying_accuracy(model: CopyingModel, generator: torch.Generator,
+                     periods: tuple[int, int] = (4, 9)) -> float:
+    """The share of tokens guessed right on 500 fresh rows, counted from the second time round."""
     ids, period = copying_batch(500, generator, periods)
     with torch.no_grad():
         right = model(ids[:, :-1]).argmax(dim=-1) == ids[:, 1:]                      # (B, T - 1)
@@ -174,11 +182,12 @@ def copying_accuracy(model: CopyingModel, generator: torch.Generator, periods: t
 
 # ch03.ipynb, In [71]
 def train_copying(model: CopyingModel, generator: torch.Generator, n_steps: int = 300) -> list[float]:
-    """Train on fresh rows all the time; returns the loss of every step, counted from the second time round."""
-    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0), []
+    """Train on rows that are always new; returns each step's loss, counted from the second time round."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0)
+    losses = []
     for _ in range(n_steps):
         ids, period = copying_batch(32, generator)
-        known = torch.arange(1, 24) >= period                                        # (B, T - 1): can be known
+        known = torch.arange(1, 24) >= period  # (B, T - 1): can be known
         loss = F.cross_entropy(model(ids[:, :-1])[known], ids[:, 1:][known])
         optimizer.zero_grad()
         loss.backward()
