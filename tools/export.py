@@ -23,7 +23,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools import contents
+from tools import contents, exercise_list
 from tools.headers import refresh_header
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -402,7 +402,7 @@ def outputs(root: Path = ROOT) -> dict[Path, str]:
         fill_notebook(notebook, table, path.name)
         refresh_header(notebook, path, root)
         texts[path] = notebook_text(notebook)
-    return texts | contents.outputs(root)
+    return texts | contents.outputs(root) | exercise_list.outputs(root)
 
 
 def all_notebooks(root: Path = ROOT) -> list[Path]:

@@ -9,7 +9,8 @@ with 1 if anything is wrong. No network is used.
 import sys
 
 if sys.version_info < (3, 11):  # this file has to be readable by older Pythons down to here
-    sys.exit("Python %d.%d is too old; install Python 3.11 to 3.14 from python.org and run this with that one." % sys.version_info[:2])
+    found = "%d.%d" % sys.version_info[:2]
+    sys.exit("Python " + found + " is too old; install Python 3.11 to 3.14 from python.org and run this with that one.")
 
 import os
 import platform
