@@ -78,6 +78,8 @@ def header_lines(notebook: dict, path: Path, root: Path) -> list[str]:
     else:
         links += [link(f"Main notebook: {name}", home / name, path) for name in mains if (home / name).exists()]
     links.append(link("Contents", root / "README.md", path))
+    if (root / "glossary.md").exists():
+        links.append(link("Glossary", root / "glossary.md", path))
     image = Path(os.path.relpath(root / "images" / "colab-badge.svg", folder)).as_posix()
     badge = f"[![Badge that says: open in Colab]({image})]({colab_address(path, root)})"
     measured = notebook["metadata"].get("course")
