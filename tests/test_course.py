@@ -245,7 +245,7 @@ def test_the_suite_passes_with_an_attempt_and_fails_on_each_deliberate_fault(tmp
     git(root, "commit", "-qm", "as shipped")
 
     change(
-        path, 5, "from previous_chapters import langauge\nimport os; f(", outputs=[], execution_count=None
+        path, 5, "from previous_chapters import lang" "auge\nimport os; f(", outputs=[], execution_count=None
     )  # an attempt, half done
     attempt = path.read_bytes()
     done = course_py("test", "ch02")

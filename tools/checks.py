@@ -162,7 +162,7 @@ def anchors(path: Path) -> set[str]:
 
 def pages(root: Path = ROOT) -> list[Path]:
     """Every Markdown page of the course."""
-    skip = {".venv", "runs", "build", "kept", ".cache", "node_modules", ".git", ".pytest_cache"}
+    skip = {".venv", "runs", "build", "kept", ".cache", "node_modules", ".git", ".pytest_cache", ".ipynb_checkpoints"}
     return sorted(p for p in root.rglob("*.md") if not skip & set(p.relative_to(root).parts))
 
 
