@@ -28,14 +28,14 @@ KIN = "friend|brother|sister|cousin|neighbou?r|twin|with|named|called|met"
 
 ARTICLES = words("a an the my your our their its")
 POSSESSIVES = words("his her my their your our")
-SAYING = words("said asked cried shouted called whispered answered laughed told replied thought")
+SAYING = words("said asked cried shouted whispered answered replied")
 LOCATIVE = words("under behind in on inside beside near over into between among by onto beneath")
 BE = words("is are was were am")
 MODALS = words("could will would shall should must cannot can't couldn't won't wouldn't did didn't does doesn't do don't")
 PAST_ONLY = words("went gave took ran fell knew flew blew threw saw sang began drank grew wrote rode spoke woke shook came")
-PAST = PAST_ONLY - {"saw"} | words("was were had said told made kept lost held brought bought caught")
+PAST = PAST_ONLY - {"saw"} | words("was were had said told made kept lost held brought bought caught found")
 NO_NOUN = BE | words("has had have do does did he she they we i him them and or but of to with from for at a an the my your our "
-                     "their its . , ! ? then because")                    # what can't follow an article
+                     "their its . , ! ? then because in on by not")                    # what can't follow an article
 BEFORE_OBJECTS = words("of to with from into onto behind beside")         # prepositions: "with him", never "with he"
 MAY_DOUBLE = words("very so had that no oh down up more knock tap ha yes bye go drip boom caw splash hop long far round many")
 
@@ -43,13 +43,13 @@ MAY_DOUBLE = words("very so had that no oh down up more knock tap ha yes bye go 
 
 STARTERS = words("then but so soon and he she his her him")               # a tale doesn't begin with these
 OPENING = (r"once there (was|lived)|there (once )?(was|lived) once|once upon a time|this is the story|there was once|"
-           r"\b(his|her) name was|HERO was a (\w+ )?(little )?(KIND)\b|HERO, an? \w+ (little )?(KIND)\b")
+           r"\b(his|her) name was|HERO was a (\w+ )?(little )?(KIND)\b|HERO, (an?|the) (\w+ )?(little )?(KIND)\b")
 
 # ---------------------------------------------------------------- trouble, outcome, mood. THING is the object, HERO the hero
 
 PROBLEMS = {
     "quarrel": "wanted it too|want the .* too|mine|quarrel|fight",
-    "taken": "took the|takes|stole|steals|snatched|grabbed|carried off|thief",
+    "taken": "took the|took it|takes|stole|steals|snatched|grabbed|carried off|thief",
     "stuck": "stuck|in the mud|into the mud|not move|would not go|caught in|jammed|tangled|into a tree|in a tree|tall tree|"
              "top of a tree",
     "fallen": r"fell in|falls in|fell into|falls into|in the water|in went|hole|float|sank|sinks|over (a|the) (\w+ )?wall|too far",

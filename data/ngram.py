@@ -40,11 +40,11 @@ class NGram:
         for text in texts:
             tokens = self._framed(text)
             for i in range(self.order - 1, len(tokens)):
-                for length in range(self.order):
-                    context, token = tuple(tokens[i - length:i]), tokens[i]
-                    followers = self.counts.setdefault(context, {})
+                context, token = tuple(tokens[i - self.order + 1:i]), tokens[i]
+                for start in range(self.order):                # the context, then ever less of it
+                    followers = self.counts.setdefault(context[start:], {})
                     followers[token] = followers.get(token, 0) + 1
-                    self.totals[context] = self.totals.get(context, 0) + 1
+                    self.totals[context[start:]] = self.totals.get(context[start:], 0) + 1
         if not self.counts:
             raise ValueError("no texts to count; pass at least one")
         return self
