@@ -81,8 +81,8 @@ class Pair:
         child = plan.kind in ("girl", "boy")
         he, him, his = {"she": ("she", "her", "her"), "he": ("he", "him", "his")}[plan.pronoun]
         self.slots = {"n": plan.hero, "nm": plan.hero, "he": he, "him": him, "his": his,
-                      "obj": plan.object, "a thing": f"a {plan.look} {plan.object}", "hands": "hands" if child else "paws", "at": load_world(plan.level).places[plan.place].meta["in"],
-                      "mom": f"{his} mother"}
+                      "obj": plan.object, "a thing": f"a {plan.look} {plan.object}", "hands": "hands" if child else "paws",
+                      "at": load_world(plan.level).places[plan.place].meta["in"], "mom": f"{his} mother"}
         self.opening = self.open()
         self.when = self.draw_three(WHEN)
         self.loss, self.gain = choose(rng, LUCK)
@@ -148,7 +148,8 @@ def make_pair(seed: int | str, level: str = "simple", split: str = "train") -> t
 def load_endings(n: int, seed: int = 0, level: str = "simple", split: str = "train") -> list[tuple[str, int]]:
     """n tales with 1 for a happy end and 0 for a sad one, half of each, shuffled; twins are both in the list.
 
-    Use another seed, or split "combinations", for tales to test on. ValueError for an odd or non-positive n, unknown level or split.
+    Use another seed, or split "combinations", for tales to test on. ValueError for an odd or non-positive n, an unknown level
+    or an unknown split.
     """
     if n <= 0 or n % 2:
         raise ValueError(f"number of tales is {n}; ask for an even number above 0, as they come in pairs")
@@ -169,7 +170,7 @@ def read_ending(text: str) -> int | None:
 
     A check on the labels that knows the words for feelings and how a verdict is told, but not how the tale was made.
     """
-    verdict = re.search(r"said that (.*?)\..* turned out that .*?\b(right|wrong)\b", text)
+    verdict = re.search(r"said that ([^.]*)\. [^.]*turned out that [^.]*\b(right|wrong)\.", text)
     if verdict:
         return HAPPY if ("never" not in verdict[1]) == (verdict[2] == "right") else SAD
     feelings = [word for word in re.findall(r"[a-z]+", text.lower()) if word in MOODS["sad"] | MOODS["happy"] | MOODS["funny"]]
