@@ -124,11 +124,18 @@ def flip_pronouns(plan, text, end, rng, pool):
         new = "him" if objective else swap[word.lower()]
         return new.capitalize() if word[0].isupper() else new
 
-    def outside_quotes(half):
-        return '"'.join(re.sub(rf"\b({'|'.join(swap)})\b", flip, part, flags=re.I) if i % 2 == 0 else part
-                        for i, part in enumerate(half.split('"')))
+    def flip_hero(half):
+        """Flip in sentences that name the hero, or go straight on from one with a pronoun; nobody else's pronouns."""
+        pieces, quoted, about_hero = re.split(r'((?<=[.!?])["”]?\s+|")', half), False, False
+        for i, piece in enumerate(pieces):
+            quoted ^= piece.count('"') % 2 == 1
+            if i % 2 == 0 and piece and not quoted:
+                about_hero = plan.hero in piece or (about_hero and bool(re.match(r"(he|she|his|her)\b", piece, re.I)))
+                if about_hero:
+                    pieces[i] = re.sub(rf"\b({'|'.join(swap)})\b", flip, piece, flags=re.I)
+        return "".join(pieces)
 
-    return second_half(text, outside_quotes)
+    return second_half(text, flip_hero)
 
 
 SPOILERS = {"hero renamed half-way": rename_hero, "object swapped half-way": swap_object, "sentences shuffled": shuffle,

@@ -263,7 +263,8 @@ def read_pronouns(tale: Tale) -> None:
                 near = (hero,) if claims_object(sentence, facts.object) else near
                 fitting = [who for who in near[::-1] if agrees(sex, who, cues.PRONOUNS[word])]
                 if tale.plain or (set(near) == {hero}):
-                    verdicts[2 * i > len(tale.sentences)].append(bool(fitting))
+                    weight = 2 if i in tale.last(0.2) else 1       # the end is about the hero
+                    verdicts[2 * i > len(tale.sentences)].extend([bool(fitting)] * weight)
                     misfits += [] if fitting else [f'"{word}" fits nobody here: {sentence.text}']
                 if len(set(fitting)) == 1 and not sex.get(fitting[0]):
                     sex[fitting[0]] = sex.get(fitting[0].split()[-1]) or cues.PRONOUNS[word]
@@ -301,6 +302,11 @@ def read_object(tale: Tale) -> None:
         tale.object_to("object vanishes", f"the end doesn't speak of the {facts.object}")
     if where[0] > 0.45 * n:
         tale.object_to("object changed", f"the {facts.object} comes out of nowhere: {tale.sentences[where[0]].text}")
+    for other, times in central.items():
+        there = [i for i, _, thing in mentions if thing == other]
+        named = any(article_before(tale.sentences[i].words, start) == "the" for i, start, thing in mentions if thing == other)
+        if times > 1 and len(where) > 1 and named and other != facts.object and (there[-1] < where[0] or there[0] > where[-1]):
+            tale.object_to("object changed", f"first it is a {other if there[-1] < where[0] else facts.object}, then another thing")
     check_look(tale)
     definite, introduced = Counter(), set()
     for i, start, thing in mentions:
@@ -357,7 +363,7 @@ def check_order(tale: Tale) -> None:
     first = tale.sentences[0]
     if facts.hero and facts.hero not in [name for s in tale.sentences[:max(3, int(0.35 * n))] for name in s.names]:
         tale.object_to("no introduction", f"{facts.hero} is named late")
-    if first.words[0] in cues.STARTERS:
+    if cues.STARTERS & set(first.words[:1]):
         tale.object_to("no introduction", f"the tale begins in the middle: {first.text}")
     for i, sentence in enumerate(tale.sentences):
         if i > max(2, 0.35 * n) and tale.known.opening.search(plain(tale, i)):
