@@ -349,12 +349,11 @@ class Maker:
             false = choose(rng, [mood for mood in ENDINGS if mood != plan.ending])
         says_so = {"hero": "The hero is called {}.", "object": f"{plan.hero} has {{}}.", "place": "The tale happens {}.",
                    "ending": "The tale has a {} ending."}[about]
-        yes = ["yes", "right", "true"]
+        yes = ["yes", "that is right", "that's right", "you are right", "that is true", "that's true", "that is so"]
         no = ["no", "not", "n't", "wrong", "false"]
-        return Task({"claim": says_so.format(truth if true else false)}, text,
-                    (self.pick("Yes. ", "Yes, that is right. ") if true else self.pick("No. ", "No, that is not right. "))
-                    + says_so.format(truth), must=[yes if true else no, words], wrong=no if true else ["yes", strip_article(false)],
-                    brief=20)
+        answer = self.pick("Yes. ", "Yes, that is right. ") if true else self.pick("No. ", "No, that is not right. ")
+        return Task({"claim": says_so.format(truth if true else false)}, text, answer + says_so.format(truth), brief=20,
+                    must=[yes if true else no, words], wrong=["no", "not", "wrong", "false"] if true else ["yes"])
 
     def list_who(self) -> Task:
         plan = self.plan
@@ -411,10 +410,6 @@ class Maker:
         mine = {word for phrase in words for word in phrase.lower().split()}
         names = (name.removeprefix("the ") for name in getattr(self.world, table))
         return [name for name in names if name.split()[-1] not in mine]
-
-
-def strip_article(phrase: str) -> str:
-    return re.sub(r"^(an?|the) ", "", phrase)
 
 
 def cut_at_paragraph(text: str, share: float) -> tuple[list[str], list[str]]:
@@ -573,7 +568,10 @@ def says(text: str, phrase: str) -> bool:
 
 @cache
 def word_pattern(phrase: str) -> re.Pattern:
-    return re.compile(rf"(?<![A-Za-z]){re.escape(phrase)}(?:s|'s)?(?![A-Za-z])" if phrase != "n't" else "n't", re.I)
+    """A name is found only with its capital (Rose isn't "rose"); a plural's or possessive's s is let pass."""
+    if phrase == "n't":
+        return re.compile(phrase)
+    return re.compile(rf"(?<![A-Za-z]){re.escape(phrase)}(?:s|'s)?(?![A-Za-z])", 0 if phrase[:1].isupper() else re.I)
 
 
 def judge(record: dict, answer: str) -> Judgement:
@@ -729,7 +727,8 @@ class Criteria:
         span = 5 if self.facts["most words"] else 7
         mine, usual = (copied_share(words, prompt, span) for words in (self.words, re.findall(r"[\w']+", self.reference.lower())))
         self.why["not copied"] = f"{mine:.0%} of the answer is copied from the question"
-        return max(0.0, 1 - max(0.0, mine - usual - 0.15) / 0.3)
+        wholly = mine == 1 and usual < 1
+        return 0.0 if wholly else max(0.0, 1 - max(0.0, mine - usual - 0.15) / 0.3)
 
     def kind(self) -> float:
         rude = [match[0] for match in RUDE.finditer(self.answer) if not says(self.reference, match[0])]

@@ -50,8 +50,8 @@ class Annotator:
     once: float
     brevity: float = 0.0       # for an answer twice as short as the other
     warmth: float = 0.0        # for dialogue and friendly words
-    noise: float = 0.12        # the largest error of a rating
-    slips: float = 0.03        # how often they press the wrong key
+    noise: float = 0.3         # the largest error of a rating
+    slips: float = 0.04        # how often they press the wrong key
 
 
 ANNOTATORS = (
@@ -279,14 +279,15 @@ def label_pairs(n: int, seed: int = 0, level: str = "simple", split: str = "trai
         votes = {annotator.name: vote(annotator, rng, (a, b), points) for annotator in ANNOTATORS}
         yield {"id": f"pair-{level}-{split.replace(' ', '-')}-{seed}-{i}", "family": record["family"], "prompt": prompt_of(record),
                "instruction": record["instruction"], "input": record["input"], "a": a, "b": b, "kinds": {"a": kind_a, "b": kind_b},
-               "votes": votes, "label": majority(list(votes.values())), "facts": record["facts"]}
+               "votes": votes, "label": majority(list(votes.values())), "reference": record["output"], "facts": record["facts"]}
 
 
 BUCKETS = (0, 1, 2, 4, 8, 16, 32, 1000)                    # differences of length, in words
 
 
 def make_preferences(n: int, seed: int = 0, level: str = "simple", split: str = "train") -> Iterator[dict]:
-    """Stream n preferences: {"id", "family", "prompt", "instruction", "input", "chosen", "rejected", "kinds", "votes", "facts"}.
+    """Stream n preferences: {"id", "family", "prompt", "instruction", "input", "chosen", "rejected", "kinds", "votes",
+    "reference", "facts"}. With its reference as "output" a pair is a record that `judge` can judge any answer to.
 
     Pairs on which the annotators found no majority are left out, and so are pairs that would let length win: at each difference of
     length the longer answer is the chosen one about as often as the rejected one. ValueError if n isn't positive.
@@ -309,7 +310,7 @@ def make_preferences(n: int, seed: int = 0, level: str = "simple", split: str = 
                  for name, cast in pair["votes"].items()}
         yield {**{key: pair[key] for key in ("id", "family", "prompt", "instruction", "input")}, "chosen": pair[best],
                "rejected": pair[worst], "kinds": {"chosen": pair["kinds"][best], "rejected": pair["kinds"][worst]}, "votes": votes,
-               "facts": pair["facts"]}
+               "reference": pair["reference"], "facts": pair["facts"]}
         made += 1
         if made == n:
             return
