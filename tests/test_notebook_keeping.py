@@ -102,6 +102,19 @@ def test_changed_code_brings_new_outputs_and_changed_prose_does_not(root):
     assert changed[2]["outputs"] != first[2]["outputs"] and changed[2]["outputs"][0]["text"][0].endswith(" 2\n")
 
 
+def test_the_measured_cost_stays_with_the_code_that_it_was_measured_on():
+    def tidied(old, seconds, fresh=False):
+        new = json.loads(json.dumps({"cells": [code("1 + 1")], "metadata": {}}))
+        return notebooks.tidy(new, old, {"seconds": seconds, "gigabytes": 0.5}, fresh)
+
+    first = tidied({"cells": [], "metadata": {}}, 3)
+    assert first["metadata"]["course"]["seconds"] == 3
+    assert tidied(first, 4)["metadata"] == first["metadata"]
+    assert tidied(first, 4, fresh=True)["metadata"]["course"]["seconds"] == 4
+    first["metadata"]["course"]["code"] = "of other code"
+    assert tidied(first, 4)["metadata"]["course"]["seconds"] == 4
+
+
 def test_an_output_that_really_changed_is_stored_though_the_code_did_not(root):
     path = write_chapter(root, "ch02", TOP, code("from pathlib import Path"), code('print("≈ 1", Path("x.txt").read_text())'))
     (path.parent / "x.txt").write_text("old", encoding="utf-8")
