@@ -1,5 +1,6 @@
 """Chapter 3: our attention is PyTorch's, it can't see the future or the padding, and the exercise checks know right from wrong."""
 
+import importlib
 import math
 
 import pytest
@@ -390,3 +391,21 @@ def test_a_wrong_answer_gets_its_hint(number, attempt, hint):
     said = verdict(number, attempt, CHECKS)
     assert said.startswith(f"Exercise {number}: not yet.")
     assert hint in said, said
+
+
+# ---------------------------------------------------------- the figures show the numbers that the notebook computes
+
+def test_the_figures_numbers_are_the_notebooks():
+    figures = importlib.import_module("images.ch03.figures")
+    x = torch.tensor(figures.X)
+    q, k = x @ torch.tensor(figures.W_Q).float(), x @ torch.tensor(figures.W_K).float()
+    torch.testing.assert_close(torch.tensor(figures.SIMILARITY), x @ x.T)
+    torch.testing.assert_close(torch.tensor(figures.SCORES), q @ k.T)
+    torch.testing.assert_close(torch.tensor(figures.CAUSAL), ch03.causal_attention(q, k, q)[1])
+    g = torch.Generator().manual_seed(3)
+    assert torch.equal(torch.tensor(figures.KEPT), (torch.rand(6, 6, generator=g) >= 0.5).long())
+    g = torch.Generator().manual_seed(3)
+    for D in (4, 64, 1024):
+        torch.randn(10_000, D, generator=g), torch.randn(10_000, D, generator=g)
+    query, keys = torch.randn(1024, generator=g), torch.randn(8, 1024, generator=g)
+    torch.testing.assert_close(torch.tensor(figures.EIGHT_SCORES), keys @ query, atol=0.006, rtol=0)
