@@ -121,6 +121,13 @@ def test_special_tokens_equal_tiktoken(text):
     assert not set(OURS.special_tokens.values()) & set(OURS.encode_ordinary(text))
 
 
+def test_of_special_tokens_where_one_begins_another_the_longer_is_read():
+    ours = ch02.BytePairTokenizer([], ["<s>", "<s>>", "<s>>>"])
+    for text in ("<s>>>", "<s>>", "a<s>b<s>>>>"):
+        assert ours.decode(ours.encode(text, allowed_special="all")) == text
+    assert ours.encode("<s>>>", allowed_special="all") == [258]
+
+
 def test_gpt2_from_its_merges():
     lines = ch02.read_text(ROOT / "data" / "gpt2" / "vocab.bpe").split("\n")[1:-1]
     ours = ch02.BytePairTokenizer(ch02.merges_from_names(line.split(" ") for line in lines), ["<|endoftext|>"])

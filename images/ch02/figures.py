@@ -48,18 +48,17 @@ def overview():
 def word_vocabulary():
     """A word vocabulary with a hole in it."""
     f = Figure(760, 270)
-    words, ids, colors = ["Zoë", "took", "the", "brass", "pole"], ["129", "893", "866", "191", "?"], ["blue"] * 4 + ["red"]
-    f.text(40, 38, "read", size=14, color=MUTED, anchor="start")
-    f.text(40, 132, "look up", size=14, color=MUTED, anchor="start")
-    f.text(40, 226, "decode", size=14, color=MUTED, anchor="start")
+    words, ids = ["and", "it", "finished", "him", "."], ["142", "428", "?", "399", "6"]
+    for y, name in ((38, "read"), (132, "look up"), (226, "decode")):
+        f.text(40, y, name, size=14, color=MUTED, anchor="start")
     for i, word in enumerate(words):
-        x = 140 + 116 * i
-        f.box(x, 18, 100, 40, word, color=colors[i], mono=True)
+        x, unknown = 140 + 116 * i, ids[i] == "?"
+        f.box(x, 18, 100, 40, word, color="red" if unknown else "blue", mono=True)
         f.arrow(x + 50, 62, x + 50, 104)
-        f.box(x, 108, 100, 48, ids[i] if i < 4 else "0", color="white" if i < 4 else "red", mono=True, dashed=i == 4)
+        f.box(x, 108, 100, 48, ids[i], color="red" if unknown else "white", mono=True, dashed=unknown)
         f.arrow(x + 50, 160, x + 50, 202)
-        f.box(x, 206, 100, 40, word if i < 4 else "<|unk|>", color=colors[i], mono=True, dashed=i == 4)
-    f.text(666, 82, "not in\nthe list", size=13, color="red", anchor="start")
+        f.box(x, 206, 100, 40, "<|unk|>" if unknown else word, color="red" if unknown else "blue", mono=True, dashed=unknown)
+    f.text(430, 82, "not in\nthe list", size=13, color="red", anchor="start")
     return f
 
 
@@ -182,7 +181,7 @@ def recount():
         ([f"{SPACE}l", "amp", "s"], 8),
         ([f"{SPACE}l", "amp", "l", "ight", "er"], 1),
         ([SPACE, "L", "amp"], 2),
-        ([f"{SPACE}the"], 266),
+        ([f"{SPACE}the"], 267),
     ]
     for i, (tokens, n) in enumerate(rows):
         y, x = 52 + 46 * i, 90
