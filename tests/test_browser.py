@@ -99,9 +99,8 @@ def lab(tmp_path_factory):
     try:
         yield server
     finally:
-        if server.process.poll() is None:
-            server.process.terminate()
-            server.process.wait(60)
+        server.process.terminate()
+        server.process.wait(60)
 
 
 @pytest.fixture(scope="module")

@@ -63,6 +63,18 @@ def test_commands_that_need_packages_go_on_in_the_python_that_has_them(monkeypat
         assert calls == [dev, [str(tmp_path / "python"), str(ROOT / "course.py"), *arguments]]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends a process without asking it")
+def test_who_terminates_the_command_terminates_what_it_started(tmp_path):
+    beat = "import sys, time\nprint('up', flush=True)\ntime.sleep(60)"
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom tools import environment\n"
+    script += f"sys.exit(environment.call([sys.executable, '-c', {beat!r}]))"
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"up\n"
+    process.terminate()
+    process.communicate(timeout=30)  # returns only when the last one that holds the pipe is gone
+    assert process.returncode != 0
+
+
 def test_run_reaches_the_notebooks_named(monkeypatch):
     monkeypatch.setattr(environment, "python_with", lambda dev: sys.executable)
     monkeypatch.setattr(notebooks, "chosen", lambda names: [f"path of {n}" for n in names])

@@ -316,7 +316,7 @@ REFUSED = {
     "magics": ([code("def f():\n    !ls", "export")], "plain Python"),
     "a syntax error": ([code("def f(:", "export")], "ch02.ipynb, In .1.: line 1 is not Python"),
     "a broken quoted annotation": ([code('def f(x: "an int"): ...', "export")], "is not Python"),
-    "an unknown earlier name": ([code("from previous_chapters import duble"), DOUBLE], "duble is not exported by any chapter"),
+    "an unknown earlier name": ([code("from previous_chapters import doubles"), DOUBLE], "doubles is not exported by any chapter"),
     "an import of the whole module": ([code("import previous_chapters"), DOUBLE], "write `from previous_chapters import NAME`"),
     "an alias that is exported on": (
         [code("from previous_chapters import g as h"), code("def f(): return h()", "export")],
@@ -351,7 +351,7 @@ def test_a_chapter_cannot_import_what_is_taught_later(tmp_path):
 
 def test_an_unknown_name_is_answered_with_the_nearest(tmp_path):
     write_chapter(tmp_path, "ch02", DOUBLE)
-    write_chapter(tmp_path, "ch03", code("from previous_chapters import duoble"))
+    write_chapter(tmp_path, "ch03", code("from previous_chapters import doubles"))
     with pytest.raises(export.ExportError, match=r"did you mean double\?"):
         export.outputs(tmp_path)
 

@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import venv
@@ -142,10 +143,14 @@ def install_missing(keep: tuple[str, ...], without: tuple[str, ...]) -> None:
 
 
 def call(command: list[str], **options) -> int:
-    """Run a command to its end and return its exit status; Ctrl-C goes to the command."""
+    """Run a command to its end and return its exit status; Ctrl-C and a request to terminate go to the command."""
     process = subprocess.Popen(command, **options)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, before)
