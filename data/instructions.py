@@ -546,6 +546,9 @@ COURTESY = re.compile(r"^(gladly|of course|with pleasure|good question|here you 
                       r"\s+(i hope you like it|thank you for asking|i hope this helps)[!.]$", re.I)
 
 
+NEGATION = re.compile(r"\b(not|no|never|nobody|nothing|neither)\b|n't\b", re.I)
+
+
 @dataclass
 class Judgement:
     """An answer's score from 0 to 1 and where it comes from. A reward may look at `visible`; the final score sees the rest, too."""
@@ -670,6 +673,8 @@ class Criteria:
             names = set(known["names"])
             wrong += [name for name in re.findall(r"[A-Z]\w+", self.answer) if name in names and not says(allowed, name)]
             wrong += [thing for thing in things_in(self.answer, self.level) if not says(allowed, thing)]
+            if NEGATION.search(self.answer) and not NEGATION.search(self.reference):
+                wrong.append("not")
         self.why["truthful"] = f"it says {', '.join(wrong[:4])}"
         return 0.0 if wrong else 1.0
 

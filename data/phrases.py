@@ -43,7 +43,8 @@ OF_COMPANION = {"pal", "palkind", "phe", "phim", "phis", "phand"}
 
 def parse_line(text: str) -> Line:
     """Compile one phrase. "@sad @!pal text" is used in sad tales without a companion,
-    "@+snail text" makes @snail true for the rest of the tale, and {pal} itself asks for a companion."""
+    "@+snail text" makes @snail true for the rest of the tale. {pal} asks for @met, a companion whom an earlier phrase marked
+    @+met has introduced; in such a phrase itself it asks for @pal, that there is one."""
     wants, refuses, sets = set(), set(), set()
     while text.startswith("@"):
         condition, _, text = text[1:].partition(" ")
@@ -55,7 +56,7 @@ def parse_line(text: str) -> Line:
         elif slot:
             word, _, argument = slot.partition(" ")
             if word.lower() in OF_COMPANION:
-                wants.add("pal")
+                wants.add("pal" if "met" in sets else "met")
             starts = all(not alternatives[-1] for alternatives in stack) or ENDED.search(last_text(stack))
             capital = starts or (word[0].isupper() and word.lower() not in OF_HERO)
             case = "upper" if len(word) > 1 and word.isupper() else "capital" if capital else ""

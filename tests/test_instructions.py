@@ -212,6 +212,12 @@ def test_a_friendly_word_costs_nothing_and_a_rude_one_much(made):
         assert judge(record, f"What a stupid question. {record['output']}").score < 0.5
 
 
+def test_a_right_word_in_a_denial_is_wrong(made):
+    for record in made["simple", "train"]:
+        if record["family"] == "hero":
+            assert judge(record, f"The hero is not {record['facts']['plan']['hero']}.").score < 0.3
+
+
 def test_reasons_name_what_is_missing(made):
     record = next(record for record in made["simple", "train"] if record["family"] == "hero")
     assert any(record["facts"]["plan"]["hero"] in reason for reason in judge(record, "A kite is here.").reasons)

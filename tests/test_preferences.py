@@ -233,7 +233,8 @@ BROKEN = {
     "messages without content": ('{"prompt": "Who?", "chosen": [{"role": "user"}], "rejected": "You."}\n', "'chosen' is list",
                                  "quotation"),
     "repeated id": ('{"id": "x", "prompt": "a", "a": "b", "b": "c", "label": "skip"}\n'
-                    '{"id": "x", "prompt": "a", "a": "b", "b": "c", "label": "A"}\n', "line 2: id 'x' stands on line 1", "its own id"),
+                    '{"id": "x", "prompt": "a", "a": "b", "b": "c", "label": "A"}\n', "line 2: id 'x' stands on line 1",
+                    "its own id"),
 }
 
 

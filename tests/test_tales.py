@@ -136,6 +136,14 @@ def test_third_person_tales_keep_one_hero(sample):
         assert told <= allowed, (told - allowed, text)
 
 
+def test_a_companion_is_introduced_before_anything_else_is_said_of_them(sample):
+    """Where the companion is named first, the sentence says who that is or that they came along."""
+    for plan, text in sample[1]:
+        if plan.companion and (named := re.search(rf"\b{plan.companion.name}\b", text)):
+            around = text[max(0, named.start() - 60):named.end() + 30]
+            assert re.search(rf"\b{plan.companion.kind}\b|came to play", around), around
+
+
 def test_a_pronoun_of_the_wrong_kind_needs_somebody_else(sample):
     """Where hero, companion and helper share one pronoun, no other one refers to the hero in the opening sentence."""
     for plan, text in sample[1]:
@@ -210,7 +218,7 @@ def test_phrase_language():
     assert (line.wants, line.refuses, line.sets) == ({"sad"}, {"pal"}, {"rain"})
     assert line.fits(frozenset({"sad"})) and not line.fits(frozenset({"sad", "pal"})) and not line.fits(frozenset())
     assert [slot.case for slot in (line.parts[0], line.parts[2][1][0], line.parts[4])] == ["capital", "upper", "capital"]
-    assert parse_line("then {pal} ran").wants == {"pal"}
+    assert parse_line("then {pal} ran").wants == {"met"} and parse_line("@+met {pal} came").wants == {"pal"}
 
 
 @pytest.mark.parametrize("broken", ["a [b|c", "a b]", "a | b"])
