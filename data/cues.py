@@ -41,9 +41,13 @@ MAY_DOUBLE = words("very so had that no oh down up more knock tap ha yes bye go 
 
 # ---------------------------------------------------------------- order
 
-STARTERS = words("then but so soon and he she his her him")               # a tale doesn't begin with these
+STARTERS = words("then but so soon and he she his her him they them")     # a tale doesn't begin with these
+GOING_ON = re.compile(r"(from then on|after (that|this)|at last|in the end|by (then|now)|meanwhile|this time|since then|"
+                      r"that was all)\b")
 OPENING = (r"once there (was|lived)|there (once )?(was|lived) once|once upon a time|this is the story|there was once|"
-           r"\b(his|her) name was|HERO was a (\w+ )?(little )?(KIND)\b|HERO, (an?|the) (\w+ )?(little )?(KIND)\b")
+           r"\b(his|her) name was|HERO was a (\w+ )?(little )?(KIND)\b|HERO, (an?|the) (\w+ )?(little )?(KIND)\b|"
+           r"\b(KIND|one|somebody|someone) (called|named) HERO\b|(?<!\" )\bmy name is HERO\b|\bHERO is my name\b")
+GENERAL = words("has is can")                                             # "a fox has big ears": any fox
 
 # ---------------------------------------------------------------- trouble, outcome, mood. THING is the object, HERO the hero
 

@@ -168,7 +168,19 @@ def measure_spoiled(told, level: str, seed: int) -> dict:
         spoiled = [(text, spoil(plan, text, end, rng, told)) for plan, text, end in told]
         changed = [new for text, new in spoiled if " ".join(new.split()) != " ".join(text.split())]
         result[kind] = {"objects": share(sum(not passes(new, level) for new in changed), len(changed)), "tales": len(changed)}
+        if kind == "ending of the other mood":
+            result[f"{kind}, read with the plan"] = against_plans(told, [new for _, new in spoiled])
     return result
+
+
+def against_plans(told, spoiled: list[str]) -> dict:
+    """How often the spoiled tale's ending, as read, contradicts the plan. By itself a happy end after a loss may be meant so.
+
+    A funny tale that now ends happily or sadly counts as well; of tales as they come the same reading errs as often as
+    "facts agree" says of "ending"."""
+    pairs = [(plan, new) for (plan, text, _), new in zip(told, spoiled) if " ".join(new.split()) != " ".join(text.split())]
+    found = sum(any(v.name in ("wrong ending", "ending missing") for v in check_tale(new, plan)) for plan, new in pairs)
+    return {"objects": share(found, len(pairs)), "tales": len(pairs)}
 
 
 def measure_ngram(level: str, training_tales: int, samples: int, seed: int, held_out: list[str]) -> dict:

@@ -363,11 +363,16 @@ def check_order(tale: Tale) -> None:
     first = tale.sentences[0]
     if facts.hero and facts.hero not in [name for s in tale.sentences[:max(3, int(0.35 * n))] for name in s.names]:
         tale.object_to("no introduction", f"{facts.hero} is named late")
-    if cues.STARTERS & set(first.words[:1]):
+    anyone = first.words[:1] == ["they"] and first.words[1:2] in (["say"], ["call"], ["tell"])
+    if (cues.STARTERS & set(first.words[:1]) and not anyone) or cues.GOING_ON.match(" ".join(first.words[:5])):
         tale.object_to("no introduction", f"the tale begins in the middle: {first.text}")
     for i, sentence in enumerate(tale.sentences):
         if i > max(2, 0.35 * n) and tale.known.opening.search(plain(tale, i)):
             tale.object_to("introduced late", f"an introduction stands in the middle: {sentence.text}")
+    signature = re.compile(rf"(your|yours|love|from),? {facts.hero or 'nobody'}[.!]?", re.I)
+    signed = next((s for s in tale.sentences[:-3] if signature.fullmatch(s.text)), None)
+    if signed:
+        tale.object_to("introduced late", f"a letter goes on after its signature: {signed.text}")
     tellers = [i for i, s in enumerate(tale.sentences) if "i" in s.told]
     if tellers and tellers[0] > 0.5 * n:
         tale.object_to("teller changes", f"where does this I come from? {tale.sentences[tellers[0]].text}")
@@ -377,10 +382,12 @@ def check_order(tale: Tale) -> None:
 def check_first_mentions(tale: Tale) -> None:
     """People and animals come in as "a crow" and are "the crow" afterwards; so is the object of a plain tale."""
     met, unmet = {tale.facts.kind}, set()
+    named: dict[str, int] = {}                                            # whom "the owl" was said of, and where
     for i, sentence in enumerate(tale.sentences):
         for start, end, who in tale.people[i]:
             article, noun = article_before(sentence.told, start), who.split()[-1]
             speaks = start > 1 and sentence.told[start - 2] in cues.SAYING
+            general = bool(cues.GENERAL & set(sentence.told[end:end + 1]))
             owns = sentence.told[end - 1].endswith("'s")                  # "the farmer's hay" needs no farmer
             if article == "the" and who not in met and not owns:
                 acts = speaks or sentence.told[0] == "the" and start == 1
@@ -389,10 +396,15 @@ def check_first_mentions(tale: Tale) -> None:
                     tale.object_to("not introduced", f"who is the {who}? {sentence.text}")
                 elif not acts:
                     met.add(who)                                          # "it was the frog" may do for an entrance
-            elif article in ("a", "an") and who in unmet and not {"has", "is", "can"} & set(sentence.told[end:end + 1]):
+            elif article in ("a", "an") and who in unmet and not general:
                 tale.object_to("introduced late", f"the {who} was spoken of before: {sentence.text}")
             else:
                 met |= {who, noun}
+            if who in tale.known.helpers and not owns:
+                if article == "the":
+                    named.setdefault(who, i)
+                elif start == 1 and article in ("a", "an") and not general and named.get(who, i) < i:
+                    tale.object_to("introduced late", f"the {who} was spoken of before: {sentence.text}")
     if tale.plain:
         check_object_introduced(tale)
 
@@ -491,11 +503,22 @@ def check_grammar(tale: Tale) -> None:
         for word in words:
             if not is_spelled(word, tale.known):
                 tale.object_to("unknown word", f'"{word}": {sentence.text}')
-    if small := re.search(r"\w[.?!] [a-z]\w*", tale.text):
+    if small := re.search(r"^[a-z]\w*|\w(?:[.?!]|\.[\"”]) [a-z]\w*", tale.text):
         tale.object_to("quotation", f"a sentence begins with a small letter: {small[0]}")
     for paragraph in tale.text.split("\n"):
-        if paragraph.count('"') % 2:
-            tale.object_to("quotation", f"a quotation isn't closed: {paragraph[:60]}")
+        if not quotes_pair(paragraph):
+            tale.object_to("quotation", f"a quotation isn't opened and closed in turn: {paragraph[:60]}")
+
+
+def quotes_pair(paragraph: str) -> bool:
+    """Whether quotation marks open and close in turn: one that opens stands before a word, one that closes behind something."""
+    inside = False
+    for match in re.finditer('"', paragraph):
+        before, after = paragraph[:match.start()][-1:].strip(" *("), paragraph[match.end():][:1].strip(" *)")
+        if (inside and after and not before) or (not inside and before and not after):
+            return False
+        inside = not inside
+    return not inside
 
 
 def sounds_like_vowel(word: str) -> bool:

@@ -14,6 +14,7 @@ from data.read_tale import (
     check_tale,
     longest_copied_span,
     passes,
+    quotes_pair,
     read_tale,
     skills,
 )
@@ -80,6 +81,8 @@ HARD = {"full": {"ending of the other mood": 0.1, "pronouns flipped half-way": 0
 @pytest.mark.parametrize("level", LEVELS)
 def test_spoiled_tales_are_refused(level):
     result = measure_spoiled(tales_with_ends(250 if level == "simple" else 120, 12, level, "train"), level, seed=1)
+    assert result["ending of the other mood, read with the plan"]["objects"] >= 0.95
+    assert result["sentences shuffled"]["objects"] >= 0.93                # of 120 tales; 600 of each split give 0.95 and more
     for kind in SPOILERS:
         assert result[kind]["objects"] >= HARD.get(level, {}).get(kind, FLOOR[level]), (kind, result[kind])
 
@@ -124,6 +127,23 @@ def test_anything_can_be_read(text, level):
     reading = read_tale(text, level)
     assert set(skills(text, level)) == set(SKILLS)
     assert not reading.violations or not passes(text, level)
+
+
+@pytest.mark.parametrize(("said", "sound"), [
+    ('"Why?" asked Ben. "It is gone."', True), ('*"Caw,"* said the crow. "Go on."', True), ('He said ("no") and left.', True),
+    ('"Two noses," said Ben, "are warmer than one. "Go on.', False), ('It needs a new one." The troll slept.', False),
+    ('"Go on.', False),
+])
+def test_quotation_marks_open_and_close_in_turn(said, sound):
+    assert quotes_pair(said) == sound
+
+
+def test_what_shuffling_leaves_behind_is_named():
+    late = KITE.replace(KITE.split(". ")[0] + ". ", "") + " " + KITE.split(". ")[0] + "."
+    assert names(late) & {"introduced late", "no introduction", "not introduced"}
+    assert "no introduction" in names("At last the kite came down. " + KITE)
+    assert "no introduction" not in names("They say that a kite can hear. " + KITE)
+    assert "quotation" in names(KITE + ' "Go." asked Ben.')
 
 
 def test_no_text_and_no_such_level():
