@@ -213,7 +213,8 @@ class Teller:
         self.slots = {
             "name": plan.hero, "kind": plan.kind if child else f"little {plan.kind}", "beast": plan.kind, "trait": plan.trait,
             "little": "" if child else "little ", "hand": limb, "hands": limb + "s", "foot": "foot" if child else "paw",
-            "feet": "feet" if child else "paws", "obj": plan.object, "look": plan.look, "a": "a", "moral": plan.moral,
+            "feet": "feet" if child else "paws", "finger": "finger" if child else "claw",
+            "fingers": "fingers" if child else "claws", "obj": plan.object, "look": plan.look, "a": "a", "moral": plan.moral,
             "place": plan.place, "at": place.meta["in"], "weather": plan.weather, "h": plan.helper,
             "helper": helper.meta.get("called", f"the {plan.helper}"), "thirdhis": CASES[plan.pronoun][2],
             "ahelper": helper.meta.get("called", f"a {plan.helper}")}
