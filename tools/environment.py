@@ -117,13 +117,18 @@ def install(dev: bool) -> None:
         return
     name = "requirements-dev.txt" if dev else "requirements.txt"
     print(f"Installing {name} into .venv (about 1.5 GB; a minute or two) ...", flush=True)
-    if subprocess.run([*PIP, "install", "--quiet", "-r", str(ROOT / name)]).returncode:
+    if subprocess.run([*PIP, "install", *quietly(), "-r", str(ROOT / name)]).returncode:
         sys.exit(
             f"pip could not install {name}; the lines above say why. Run `python3 course.py doctor`, or see "
             "appendix-A/01_optional-python-setup-preferences for proxies and offline machines."
         )
     kernel = ["ipykernel", "install", "--sys-prefix", "--name", "python3", "--display-name", "Python 3 (ipykernel)"]
     subprocess.run([sys.executable, "-m", *kernel], check=True, stdout=subprocess.DEVNULL)
+
+
+def quietly() -> list[str]:
+    """What keeps a log readable: errors only, though a person at a terminal sees pip's progress, as a download may take long."""
+    return [] if sys.stdout.isatty() else ["-qq"]
 
 
 def install_missing(keep: tuple[str, ...], without: tuple[str, ...]) -> None:
@@ -139,7 +144,7 @@ def install_missing(keep: tuple[str, ...], without: tuple[str, ...]) -> None:
     constraints = ROOT / ".cache" / "constraints.txt"
     constraints.parent.mkdir(exist_ok=True)
     constraints.write_text("\n".join(pins) + "\n", encoding="utf-8")
-    subprocess.run([*PIP, "install", "--quiet", *wanted, "-c", str(constraints)], check=True)
+    subprocess.run([*PIP, "install", *quietly(), *wanted, "-c", str(constraints)], check=True)
 
 
 def call(command: list[str], **options) -> int:
