@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import course
 from tests.support import ROOT
 from tests.trees import code, copy_machinery, printed, text, write_chapter, write_notebook
-from tools import export, headers
+from tools import definitions, export, headers, notebook_files
 
 DOUBLE = code('def double(x):\n    """Twice x."""\n    return 2 * x', "export")
 
@@ -111,14 +111,14 @@ SCOPES = {
 @pytest.mark.parametrize("case", SCOPES)
 def test_names_are_taken_from_outside_by_pythons_own_scopes(case):
     source, outside = SCOPES[case]
-    assert ("helper" in export.used_names(source, "cell")) is outside
+    assert ("helper" in definitions.used_names(source, "cell")) is outside
 
 
 @given(
     st.permutations(["def f(a): return a", "def g(): return a", "def h(b=a): return b", "a_ = [a for a in ()]", "class C: a = 1"])
 )
 def test_scopes_do_not_depend_on_the_order_of_definitions(parts):
-    assert export.used_names("\n".join(parts), "cell") == {"a"}
+    assert definitions.used_names("\n".join(parts), "cell") == {"a"}
 
 
 def test_a_dataclass_with_fields_of_another_export_comes_whole_and_runs(tmp_path):
@@ -532,12 +532,16 @@ def test_tools_that_need_nothing_installed_import_only_the_standard_library():
         "checks",
         "colab",
         "contents",
+        "definitions",
         "doctor",
         "environment",
+        "exercise_list",
         "export",
         "figures",
         "headers",
         "lab",
+        "merged_imports",
+        "notebook_files",
         "vocabulary",
     ]
     for path in [ROOT / "course.py", ROOT / "exercises.py", *(ROOT / "tools" / f"{name}.py" for name in names)]:
@@ -550,7 +554,7 @@ def test_tools_that_need_nothing_installed_import_only_the_standard_library():
 def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "kept.py"
     path.write_text("old", encoding="utf-8")
-    monkeypatch.setattr(export.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(notebook_files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         export.write_atomically(path, "new")
     assert path.read_text(encoding="utf-8") == "old" and list(tmp_path.iterdir()) == [path]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools.export import ROOT, read_notebook, tags
+from tools.notebook_files import ROOT, read_notebook, tags
 
 
 def git(*arguments: str, root: Path = ROOT) -> str | None:

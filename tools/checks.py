@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from tools.export import ROOT, ExportError, all_notebooks, notebook_text, parse, read_notebook, tags
+from tools.notebook_files import ROOT, ExportError, all_notebooks, notebook_text, parse, read_notebook, tags
 
 IGNORE_CEILING = 0.08  # the share of code cells whose output nbval may ignore
 LONGEST_CELL, LONGEST_DEFINITION = 25, 40  # lines

@@ -13,9 +13,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import course
-from tools import checks, export, headers
+from tools import checks, headers, notebook_files
 
-ROOT = export.ROOT
+ROOT = notebook_files.ROOT
 
 
 def picture(path: Path) -> str:
@@ -39,7 +39,7 @@ def address(target: str, path: Path, root: Path) -> str:
 
 def colab_copy(path: Path, root: Path = ROOT) -> dict:
     """The notebook with images inlined and links made absolute."""
-    notebook = export.read_notebook(path)
+    notebook = notebook_files.read_notebook(path)
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             text = checks.IMAGE.sub(
@@ -51,10 +51,10 @@ def colab_copy(path: Path, root: Path = ROOT) -> dict:
 
 def main(folder: Path, root: Path = ROOT) -> int:
     """Write a copy of every notebook under `folder`, at the same relative path; returns an exit status."""
-    paths = export.all_notebooks(root)
+    paths = notebook_files.all_notebooks(root)
     for path in paths:
         target = folder / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
-        export.write_atomically(target, export.notebook_text(colab_copy(path, root)))
+        notebook_files.write_atomically(target, notebook_files.notebook_text(colab_copy(path, root)))
     print(f"colab: {len(paths)} copies written to {folder}")
     return 0

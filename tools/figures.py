@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 from images import kit
-from tools.export import ROOT, write_atomically
+from tools.notebook_files import ROOT, write_atomically
 
 
 def drawn() -> dict[Path, str]:

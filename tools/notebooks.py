@@ -17,10 +17,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from tqdm import tqdm
 
-from tools import export, headers
+from tools import headers
+from tools.notebook_files import ROOT, ExportError, all_notebooks, notebook_text, read_notebook, tags, write_atomically
 
-ROOT = export.ROOT
-FAILURES = (CellExecutionError, CellTimeoutError, DeadKernelError, export.ExportError, nbformat.reader.NotJSONError)
+FAILURES = (CellExecutionError, CellTimeoutError, DeadKernelError, ExportError, nbformat.reader.NotJSONError)
 APPROXIMATE = re.compile(r"≈ *[-+]?\d+(?:[.,]\d+)*(?:e[-+]?\d+)?")  # the same rule as in nbval.cfg
 PEAK = """import resource as _r, sys as _s
 print(_r.getrusage(_r.RUSAGE_SELF).ru_maxrss / (2**30 if _s.platform == "darwin" else 2**20))"""
@@ -31,7 +31,7 @@ def chosen(names: list[str]) -> list[Path]:
 
     Raises ValueError for a name that means none.
     """
-    every = export.all_notebooks(ROOT)
+    every = all_notebooks(ROOT)
     paths = []
     for name in names:
         target = (ROOT / name) if (ROOT / name).exists() else Path(name).resolve()
@@ -86,13 +86,13 @@ def joined_streams(outputs: list[dict]) -> list[dict]:
 
 def code_digest(notebook: dict) -> str:
     """A short hash of all code in the notebook, but for the generated setup cell."""
-    cells = [c for c in notebook["cells"] if c["cell_type"] == "code" and "setup" not in export.tags(c)]
+    cells = [c for c in notebook["cells"] if c["cell_type"] == "code" and "setup" not in tags(c)]
     return hashlib.sha256("\0".join("".join(c["source"]) for c in cells).encode("utf-8")).hexdigest()[:12]
 
 
 def stable_id(cell: dict, seen: dict[str, int]) -> str:
     """An id made from what the cell's author wrote (not from what the tools generate in it), with a count if it isn't the first."""
-    tag = next((t for t in export.tags(cell) if t == "setup" or t.startswith("from:")), None)
+    tag = next((t for t in tags(cell) if t == "setup" or t.startswith("from:")), None)
     own = re.sub(f"{headers.START}.*?{headers.END}", "", cell["source"], flags=re.S)
     base = hashlib.sha256((cell["cell_type"] + (tag or own)).encode("utf-8")).hexdigest()[:8]
     seen[base] = seen.get(base, 0) + 1
@@ -109,14 +109,14 @@ def tidy(new: dict, old: dict, cost: dict, fresh: bool) -> dict:
     count = 0
     for cell, n in numbered(new["cells"]):
         cell["id"] = stable_id(cell, seen)
-        cell["metadata"] = {"tags": export.tags(cell)} if export.tags(cell) else {}
+        cell["metadata"] = {"tags": tags(cell)} if tags(cell) else {}
         if cell["cell_type"] != "code":
             continue
         count += 1
         cell["execution_count"] = count
         cell["outputs"] = [tidy_output(output, count) for output in joined_streams(cell["outputs"])]
         before = stored.get((cell["source"], n), {}).get("outputs")
-        if before is not None and unchanged and ("nbval-ignore-output" in export.tags(cell) or same(cell["outputs"], before)):
+        if before is not None and unchanged and ("nbval-ignore-output" in tags(cell) or same(cell["outputs"], before)):
             cell["outputs"] = [tidy_output(output, count) for output in joined_streams(before)]
     new["metadata"] = {
         "course": recorded if unchanged else {**cost, "code": digest},
@@ -173,7 +173,7 @@ def execute(paths: list[Path], fresh: bool = False) -> int:
     for path in paths:
         print(f"{relative(path)} ... ", end="", flush=True)
         try:
-            old = export.read_notebook(path)
+            old = read_notebook(path)
             run, cost = run_notebook(path)
         except FAILURES as error:
             failed += 1
@@ -181,9 +181,9 @@ def execute(paths: list[Path], fresh: bool = False) -> int:
             continue
         new = tidy(json.loads(nbformat.writes(run)), old, cost, fresh)
         headers.refresh_header(new, path, ROOT)
-        text = export.notebook_text(new)
+        text = notebook_text(new)
         if text != path.read_text(encoding="utf-8"):
-            export.write_atomically(path, text)
+            write_atomically(path, text)
         print(f"{cost['seconds']} s, {cost['gigabytes']} GB")
     return 1 if failed else 0
 
@@ -213,7 +213,7 @@ def run(paths: list[Path], names: list[str]) -> int:
             failed += 1
             tqdm.write(f"{relative(path)} failed\n{last_error(error)}")
             continue
-        export.write_atomically(target, nbformat.writes(notebook) + "\n")
+        write_atomically(target, nbformat.writes(notebook) + "\n")
         tqdm.write(f"{relative(path)}: {cost['seconds']} s, {cost['gigabytes']} GB; executed copy in {relative(target)}")
         for line in achievements(notebook):
             tqdm.write(f"    {line}")

@@ -9,8 +9,8 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from tools import attempts, checks, export, figures
+from tools.notebook_files import ROOT, ExportError, all_notebooks, read_notebook
 
-ROOT = export.ROOT
 NOTHING_TO_RUN = 5  # pytest's exit status
 HEAVY = 20  # seconds, as measured in the header: from here on a notebook runs alone, with both cores
 MINUTES = {"ch02": 1, "ch03": 1, "ch04": 1.5, "ch05": 5, "ch06": 3, "ch07": 6, "ch08": 4}  # budgets of main notebooks
@@ -63,8 +63,8 @@ def tool(module: str, *arguments: str) -> int:
 def seconds(path: Path) -> float:
     """What the notebook took when its header was measured; 0 for one that wasn't, or that nobody can read."""
     try:
-        return export.read_notebook(path)["metadata"].get("course", {}).get("seconds", 0)
-    except export.ExportError:
+        return read_notebook(path)["metadata"].get("course", {}).get("seconds", 0)
+    except ExportError:
         return 0
 
 
@@ -117,4 +117,4 @@ def over_budget(report: Path) -> list[str]:
 
 def notebook_of(classname: str) -> Path | None:
     """The notebook that a JUnit class name such as `ch02.01_main-chapter-code.ch02.ipynb` means."""
-    return next((p for p in export.all_notebooks(ROOT) if classname.endswith(".".join(p.relative_to(ROOT).parts))), None)
+    return next((p for p in all_notebooks(ROOT) if classname.endswith(".".join(p.relative_to(ROOT).parts))), None)
