@@ -97,7 +97,7 @@ def fill_script(text: str, table: dict[str, Definition], place: str) -> str:
     done: list[Definition] = []
 
     def fill(match):
-        names = known(re.split(r"[,\s]+", match[1].strip()), table, place)
+        names = known(re.split(r"[,\s#]+", match[1].strip()), table, place)
         new = [d for d in with_needs(names, table) if d not in done]
         done.extend(new)
         library = library_text(new, False, own)
