@@ -322,6 +322,7 @@ def plot_style() -> None:
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
+            "axes.axisbelow": True,
             "grid.color": "#e4e7eb",
             "figure.dpi": 110,
             "figure.figsize": (7.2, 3.4),

@@ -247,16 +247,23 @@ def test_chapters_folders_and_files_are_found_from_anywhere(root, monkeypatch):
         notebooks.chosen(["ch99"])
 
 
-def test_run_keeps_executed_copies_and_says_what_was_achieved(root, capsys):
-    main = write_chapter(root, "ch02", TOP, code("print('loss 1')"), code("print('Exercise 2.1: not attempted yet')", "exercise"))
+def test_run_keeps_executed_copies_and_says_what_was_achieved(root, capfd):
+    main = write_chapter(
+        root,
+        "ch02",
+        TOP,
+        code("print('a table')"),
+        code("print('loss 1')"),
+        code("print('Exercise 2.1: not attempted yet')", "exercise"),
+    )
     write_notebook(main.parent / "dataloader.ipynb", TOP, code("1 / 0"))  # a summary: not run unless it is named
     before = main.read_bytes()
     assert notebooks.run(notebooks.chosen(["ch02"]), ["ch02"]) == 0
     copy = root / "runs" / "ch02" / "01_main-chapter-code" / "ch02.ipynb"
     assert "loss 1" in copy.read_text(encoding="utf-8") and main.read_bytes() == before
     assert list(copy.parent.iterdir()) == [copy]
-    printed = capsys.readouterr().out
-    assert "    loss 1" in printed and "Exercise" not in printed
+    printed, logged = capfd.readouterr()
+    assert "    loss 1" in printed and "Exercise" not in printed and "a table" not in printed and "WARNING" not in logged
     named = ["ch02/01_main-chapter-code/dataloader.ipynb"]
     assert notebooks.run(notebooks.chosen(named), named) == 1
-    assert "ZeroDivisionError" in capsys.readouterr().out
+    assert "ZeroDivisionError" in capfd.readouterr().out

@@ -47,6 +47,7 @@ def run_notebook(path: Path) -> tuple[nbformat.NotebookNode, dict]:
     """Execute a copy of the notebook in its own folder; returns it with {"seconds", "gigabytes"}. Raises CellExecutionError."""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}})
+    client.extra_arguments = ["--log-level=ERROR"]  # the kernel's own log; it would say each time that it isn't encrypted
     start = time.perf_counter()
     with client.setup_kernel():
         for i, cell in enumerate(notebook.cells):
@@ -189,10 +190,10 @@ def execute(paths: list[Path], fresh: bool = False) -> int:
 
 
 def achievements(notebook: dict) -> list[str]:
-    """What a run printed last before its summary: the closing lines that a reader wants to see."""
-    texts = [o["text"] for c in notebook["cells"] if c["cell_type"] == "code" for o in c["outputs"] if o.get("name") == "stdout"]
-    lines = [line for text in texts for line in "".join(text).splitlines() if line.strip() and not line.startswith("Exercise ")]
-    return lines[-3:]
+    """The closing lines of the last cell that printed something, exercises left out."""
+    texts = ["".join(o["text"]) for c in notebook["cells"] for o in c.get("outputs", ()) if o.get("name") == "stdout"]
+    closing = [text for text in texts if text.strip() and not text.startswith("Exercise ")][-1:]
+    return [line for text in closing for line in text.splitlines() if line.strip()][-3:]
 
 
 def run(paths: list[Path], names: list[str]) -> int:
