@@ -78,8 +78,8 @@ class TokenBatches:
             g = torch.Generator().manual_seed(self.seed + epoch)
             self.order, self.epoch = torch.randperm(len(self.starts), generator=g), epoch
         chosen = self.order[i * self.batch_size:(i + 1) * self.batch_size].tolist()
-        windows = [self.ids[self.starts[n]:self.starts[n] + self.context_length + 1] for n in chosen]
-        windows = torch.stack([torch.as_tensor(window).long() for window in windows])    # (B, T + 1)
+        windows = np.stack([self.ids[self.starts[n]:self.starts[n] + self.context_length + 1] for n in chosen])
+        windows = torch.from_numpy(windows.astype(np.int64))                     # (B, T + 1)
         return windows[:, :-1], windows[:, 1:]                                   # (B, T) twice
 
 
