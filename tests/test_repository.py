@@ -148,8 +148,7 @@ def test_workflow_tests_three_systems_with_oldest_and_newest_python():
         "python": ["3.11", "3.14"],
     }
     commands = [step["run"] for step in job["steps"] if "run" in step]
-    assert commands[-1] == "python course.py test"
-    assert "chromium" in commands[0]
+    assert commands == ["python course.py test"]  # no step of its own fetches a browser
 
 
 def test_workflow_puts_copies_on_the_branch_that_badges_open():
