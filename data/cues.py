@@ -31,6 +31,7 @@ POSSESSIVES = words("his her my their your our")
 SAYING = words("said asked cried shouted whispered answered replied")
 LOCATIVE = words("under behind in on inside beside near over into between among by onto beneath")
 BE = words("is are was were am")
+DEGREES = words("so a as too very called always more")
 MODALS = words("could will would shall should must cannot can't couldn't won't wouldn't did didn't does doesn't do don't")
 PAST_ONLY = words("went gave took ran fell knew flew blew threw saw sang began drank grew wrote rode spoke woke shook came")
 PAST = PAST_ONLY - {"saw"} | words("was were had said told made kept lost held brought bought caught found")
@@ -72,23 +73,27 @@ WON = re.compile(
     r"\b(had|have|got|has) (it|the (\w+ )?THING) (back|again)|THING (came|was) back|down came|out came|up came|"
     r"came (down|out|up)|there (it )?(was|lay|sat|is)|\bfixed\b|mended|found (it|the)|gave (it )?back|put down the|dropped the|"
     r"won the|came in first|in (his|her) (own )?(hand|paw|bag)|good as new|all the time|not broken|love it")
-LOST_OUTRIGHT = re.compile(                   # in full tales, where much is only hinted at
-    r"(was|were|is) never (found|seen)|never (again|came back)|THING (was|had|is) gone|stayed broken|^but it was too late|"
-    r"gone for good|no THING any ?more|THING (broke|fell apart|did not come)|could not be (mended|fixed|got out)|past mending|"
-    r"nobody ever saw|THING (was|were|had been|is) (ruined|spoiled|lost)|(carried|took|blew) (it|the THING) away|"
-    r"in (splinters|pieces|a hundred pieces)$|came too late|too late\.|never (work|race|be thrown|go) |nothing left of the THING")
+LOST_OUTRIGHT = re.compile(                   # in full tales, where much is only hinted at: what is said outright of the object
+    r"(was|were|is) never (found|seen)|never (again|came back)|nobody (ever )?(saw|found)|(?<!just )too late\b|for good\b|"
+    r"THING (was|were|had|is) (been )?gone\b(?! (for so|to sleep|off))|no THING any ?more|past mending|stayed (broken|dumb)|"
+    r"THING (\w+ )?(broke|tore|snapped|crumbled|sank|melted|went (down|under)|fell apart|did not come|had gone|had to go)\b|"
+    r"no good\b|THING (was|were|had been|is) (ruined|spoiled|lost|broken|taken)|could not be (mended|fixed|glued|saved|got out)|"
+    r"(carried|took|blew|swept) (it|the THING) (away|and)|\b(swallowed|closed over|kept|ate) the THING\b(?! (back|again|in))|"
+    r"\bin (splinters|pieces|a hundred pieces)\b|\b(into|to) (dust|pieces|bits|splinters)\b|THING would never|"
+    r"(nothing|not much) (was )?left of the THING|half of the THING|\bflat THING")
 WON_OUTRIGHT = re.compile(
     r"had (it|the THING) back|THING (was|came) back|gave (it )?back|there (it )?(was|stood|lay),? (the )?(\w+ )?THING|"
     r"THING (worked|was (whole|free|out|mended|fixed|found))|held .*THING again|good as new|(he|she|HERO) caught it|"
-    r"safe and sound|\bwon the\b")
+    r"safe and sound|\bwon the\b|nothing was broken|\b(up|out|here) (it came\b|came (it|the (\w+ )?THING)\b)|"
+    r"\b(into|to) (HERO's|my) (\w+ )?(hands|arms|paws)\b")
 
 FUNNY = words("laugh laughed laughing laughs laughter giggle giggled giggling funny silly joke chuckled chuckle snorted")
 HAPPY = words("happy happily happiest happier glad smile smiled smiling joy joyful proud delighted cheered beamed grinned content "
               "safe hugged merry happiness glowed best")
 SAD = words("sad sadly saddest cried cry crying tears wept weep miss missed sob sobbed lonely sorrow unhappy heartbroken goodbye")
-MOODS = {"funny": FUNNY, "happy": HAPPY, "sad": SAD}
-OUTRIGHT_MOODS = {"funny": words("laugh laughed laughing laughs giggle giggled giggling laughter funny"),
-                  "happy": words("happy happiest happily happier happiness"),
+MOODS = {"happy": HAPPY, "funny": FUNNY, "sad": SAD}              # who is so happy that she laughs is happy: the first wins a tie
+OUTRIGHT_MOODS = {"happy": words("happy happiest happily happier happiness"),
+                  "funny": words("laugh laughed laughing laughs giggle giggled giggling laughter funny"),
                   "sad": words("sad sadly saddest cried missed goodbye unhappy")}
 NOT = words("not no never nobody without nothing isn't wasn't didn't don't stop stopped")
 LOOKS = [words("red blue yellow green white black brown pink gold golden silver purple orange gray"),

@@ -82,14 +82,13 @@ def read_kind(tale: Tale) -> None:
     beside = [i for i in (first, first - 1, first + 1, first + 2) if 0 <= i < len(tale.sentences)]
     mine = [i for i, s in enumerate(tale.sentences) if facts.hero in s.names or (tale.narrator_is_hero and "i" in s.told)]
     later = [j for i in mine for j in (i, i + 1) if j < len(tale.sentences)]
-    facts.kind = next((word for i in beside + later for before, word in pairwise(["", *tale.sentences[i].words])
-                       if word in tale.known.kinds and before != "the"), "")
     by_name = tale.known.names.get(facts.hero, "")
+    nearby = [word for i in beside + later for before, word in pairwise(["", *tale.sentences[i].words])
+              if word in tale.known.kinds and before != "the" and (tale.plain or gender.get(word, "") == by_name)]
+    facts.kind = next((word for i in beside for word in called(tale, i)), "") or next(iter(nearby), "")
     if not tale.narrator_is_hero:
         after = (word for i in beside if i >= first for word in tale.sentences[i].told)
         spoken_of = next((cues.PRONOUNS[word] for word in after if word in cues.PRONOUNS), "")
-        if by_name and facts.kind in gender and not tale.plain:
-            facts.kind = "girl" if by_name == "she" else "boy"             # the other child of the sentence was meant
         facts.pronoun = gender.get(facts.kind) or by_name or spoken_of
         if by_name and by_name != facts.pronoun:
             tale.object_to("hero changes kind", f"{facts.hero} is no name for a {facts.kind}")
@@ -97,10 +96,21 @@ def read_kind(tale: Tale) -> None:
         tale.object_to("hero changes kind", f"{facts.hero} is a {facts.kind} and has a paw")
     traits = Counter()
     for i, sentence in enumerate(tale.sentences):
-        for word, after in pairwise(sentence.words):
-            if word in tale.known.traits and after != "of":
-                traits[word] += 3 if i in mine else 1
+        words = sentence.words
+        for word in {word for word, after in pairwise(words) if word in tale.known.traits and after != "of"}:
+            before = words[:words.index(word)][-3:]
+            if "it" not in before:                                         # "it was so quiet": nobody's trait
+                of_somebody = before[-1:] and before[-1] in cues.BE | cues.DEGREES
+                traits[word] += (3 if i in mine else 1) + bool(of_somebody) + (2 * i < len(tale.sentences))
     facts.trait = max(traits, key=traits.get, default="")
+
+
+def called(tale: Tale, i: int) -> list[str]:
+    """The kinds that sentence i gives the hero outright: "a little fox called Tiki", "Mia, a girl", "Ben was a boy"."""
+    hero, kind = re.escape(tale.facts.hero), f"({'|'.join(tale.known.kinds)})"
+    told = re.search(rf"\b{kind},? (called|named|whose name (is|was)) {hero}\b|"
+                     rf"\b({hero}|I),? (is |was |am |as )?(an?|the)( \w+){{0,2}} {kind}\b", tale.sentences[i].text)
+    return [word for word in (told.groups() if told else ()) if word in tale.known.kinds]
 
 
 def read_pronouns(tale: Tale) -> None:
@@ -202,11 +212,25 @@ def read_place(tale: Tale) -> None:
     half = tale.sentences[:len(tale.sentences) // 2 + 1]
     found = Counter()
     for s in half:
-        for start, _, place in find_phrases(["house" if w == "home" else w for w in s.told], tale.known.places):
-            if s.told[start - 1] != "whole" and {"in", "at", "on", "by", "to", "near"} & set(s.told[max(0, start - 3):start]):
-                found[place] += 1
+        for start, end, place in find_phrases(["house" if w == "home" else w for w in s.told], tale.known.places):
+            before = s.told[max(0, start - 3):start]
+            if "whole" not in before[-1:] and s.told[end:end + 1] != ["table"]:         # "at the kitchen table" is no place
+                found[place] += 2 if {"in", "at", "on", "by", "near"} & set(before) else "to" in before
     place = max(found, key=found.get, default="")
     tale.facts.place = place if "'" in place or not place else f"the {place}"
+
+
+def read_helper(tale: Tale) -> None:
+    """Who is spoken of most after the first third, an entrance ("a crow") and a voice ("said the crow") counting for more."""
+    weight, n = Counter(), len(tale.sentences)
+    for i in range(int(0.35 * n) + 1, n - 2):
+        told = tale.sentences[i].told
+        for start, _, who in tale.people[i]:
+            enters = start <= 2 and article_before(told, start) in ("a", "an")
+            speaks = bool(cues.SAYING & set(told[max(0, start - 2):start]))
+            if who in tale.known.helpers:
+                weight[who] += 1 + 2 * enters + speaks + 0.5 * (start <= 1)
+    tale.facts.helper = max(weight, key=weight.get, default="")
 
 
 # ---------------------------------------------------------------- the order of telling
@@ -226,6 +250,10 @@ def check_order(tale: Tale) -> None:
     signed = next((s for s in tale.sentences[:-3] if signature.fullmatch(s.text)), None)
     if signed:
         tale.object_to("introduced late", f"a letter goes on after its signature: {signed.text}")
+    by_others = re.compile(rf"\b{facts.hero.lower() or 'nobody'} (was|had|went|said|\w+ed)\b")
+    told_of = next((s for s in tale.sentences[n // 2:] if tale.narrator_is_hero and by_others.search(" ".join(s.told))), None)
+    if told_of:
+        tale.object_to("teller changes", f"{facts.hero} has told this so far. Who is telling now? {told_of.text}")
     tellers = [i for i, s in enumerate(tale.sentences) if "i" in s.told]
     if tellers and tellers[0] > 0.5 * n:
         tale.object_to("teller changes", f"where does this I come from? {tale.sentences[tellers[0]].text}")
@@ -431,8 +459,8 @@ def check_finished(tale: Tale) -> None:
 
 # ---------------------------------------------------------------- what others call
 
-CHECKS = (read_names, read_kind, read_object, read_pronouns, read_place, read_plot, check_order, check_grammar, check_repetition,
-          check_finished)
+CHECKS = (read_names, read_kind, read_object, read_pronouns, read_place, read_helper, read_plot, check_order, check_grammar,
+          check_repetition, check_finished)
 
 
 def read_tale(text: str, level: str = "full") -> Reading:
@@ -453,9 +481,9 @@ def check_tale(text: str, plan: Plan | None = None, level: str | None = None) ->
 
 
 def differences(reading: Reading, plan: Plan) -> list[Violation]:
-    planned = {"hero": plan.hero, "kind": plan.kind, "pronoun": plan.pronoun, "trait": plan.trait, "place": plan.place,
-               "companion": plan.companion.name if plan.companion else "", "object": plan.object, "ending": plan.ending}
-    untold = {fact for fact in ("kind", "place", "companion", "trait", "pronoun") if not getattr(reading, fact)}
+    planned = {fact: getattr(plan, fact) for fact in ("hero", "kind", "pronoun", "trait", "place", "object", "helper", "ending")}
+    planned["companion"] = plan.companion.name if plan.companion else ""
+    untold = {fact for fact in ("kind", "place", "companion", "helper", "trait", "pronoun") if not getattr(reading, fact)}
     return [Violation(f"wrong {fact}", f"the plan says {value!r}, the tale {getattr(reading, fact)!r}")
             for fact, value in planned.items() if getattr(reading, fact) != value and fact not in untold]
 
