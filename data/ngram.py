@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from random import Random
 
@@ -37,14 +38,18 @@ class NGram:
 
     def fit(self, texts: Iterable[str]) -> NGram:
         """Count the texts, each from its start to its end token; may be called again with more."""
+        found = [Counter() for _ in range(self.order)]         # runs of 1, 2, ... tokens, and how often they occur
         for text in texts:
             tokens = self._framed(text)
-            for i in range(self.order - 1, len(tokens)):
-                context, token = tuple(tokens[i - self.order + 1:i]), tokens[i]
-                for start in range(self.order):                # the context, then ever less of it
-                    followers = self.counts.setdefault(context[start:], {})
-                    followers[token] = followers.get(token, 0) + 1
-                    self.totals[context[start:]] = self.totals.get(context[start:], 0) + 1
+            for length, runs in enumerate(found):              # the tokens to count, each with `length` before it
+                part = tokens[self.order - 1 - length:]
+                runs.update(zip(*(part[i:] for i in range(length + 1))))
+        for runs in found:
+            for (*context, token), count in runs.items():
+                key = tuple(context)
+                followers = self.counts.setdefault(key, {})
+                followers[token] = followers.get(token, 0) + count
+                self.totals[key] = self.totals.get(key, 0) + count
         if not self.counts:
             raise ValueError("no texts to count; pass at least one")
         return self
