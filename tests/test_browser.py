@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import ROOT
-from tools import environment
+from tools import attempts, environment
+from tools.notebook_files import read_notebook
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -171,6 +172,8 @@ def test_all_cells_of_chapter_2_run_and_its_figures_are_seen(lab, page):
             break
     assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1))
     assert sum(o["output_type"] == "error" for c in cells for o in c["outputs"]) == raising
+    mine = read_notebook(saved)  # `test` must know it for a reader's copy, not for a damaged chapter
+    assert attempts.was_run_in_editor(mine) and attempts.sources(mine) == attempts.sources(read_notebook(ROOT / NOTEBOOK))
     exercises = [str(c["outputs"]) for c in cells if "exercise" in c["metadata"].get("tags", [])]
     assert exercises and all("not attempted yet" in output for output in exercises)
 

@@ -145,15 +145,26 @@ def change(path, index, source=None, **other):
 
 def test_an_attempt_is_a_change_of_exercise_cells_only(clone):
     root, path = clone
-    assert not attempts.is_attempt(path, root)
+    assert not attempts.is_readers_copy(path, root)
     change(path, 4, outputs=[{"output_type": "stream", "name": "stdout", "text": ["4\n"]}])
-    assert not attempts.is_attempt(path, root)  # a run, or a stored output that somebody broke: for the tests to see
+    assert not attempts.is_readers_copy(path, root)  # a stored output that somebody broke: for the tests to see
     change(path, 5, STUB.replace("...", "return 2 * x"))
-    assert attempts.is_attempt(path, root)
+    assert attempts.is_readers_copy(path, root)
     change(path, 0, execution_count=3)
-    assert attempts.is_attempt(path, root)
+    assert attempts.is_readers_copy(path, root)
     change(path, 4, "print(double(3))")
-    assert not attempts.is_attempt(path, root)
+    assert not attempts.is_readers_copy(path, root)
+
+
+def test_a_run_in_jupyterlab_makes_a_readers_copy_but_no_change_of_the_chapter(clone):
+    root, path = clone
+    notebook = export.read_notebook(path)
+    notebook["metadata"]["language_info"] = {"name": "python", "version": "3.12.1"}
+    notebook["cells"].append(code(""))  # below the last cell, where Shift-Enter puts one
+    path.write_text(export.notebook_text(notebook), encoding="utf-8", newline="\n")
+    assert attempts.is_readers_copy(path, root)
+    change(path, 4, "print(double(3))")
+    assert not attempts.is_readers_copy(path, root)
 
 
 @pytest.mark.parametrize("fault", ["cell added", "prose changed", "damaged", "not committed", "no clone"])
@@ -170,7 +181,7 @@ def test_other_changes_are_no_attempts(clone, fault, tmp_path):
         path = write_notebook(path.with_name("new.ipynb"), TOP, code("mine", "exercise"))
     else:
         root, path = tmp_path / "b", write_chapter(tmp_path / "b", "ch02", TOP, code("mine", "exercise"))
-    assert not attempts.is_attempt(path, root)
+    assert not attempts.is_readers_copy(path, root)
 
 
 def test_the_shipped_text_stands_in_while_the_tests_run_and_goes_even_if_they_crash(clone, capsys):
@@ -185,7 +196,7 @@ def test_the_shipped_text_stands_in_while_the_tests_run_and_goes_even_if_they_cr
         assert paths[0] not in export.all_notebooks(root) and "my own" not in export.outputs(root)[path.with_name("ch02.py")]
         raise RuntimeError
     assert path.read_bytes() == mine and not list(root.rglob("*.as-shipped.ipynb"))
-    assert "ch02/01_main-chapter-code/ch02.ipynb: your exercises are left alone" in capsys.readouterr().out
+    assert "ch02/01_main-chapter-code/ch02.ipynb: your copy is left alone" in capsys.readouterr().out
 
 
 def test_reset_puts_a_chapter_back_and_keeps_the_readers_copies(clone, capsys):
@@ -257,12 +268,12 @@ def test_the_suite_passes_with_an_attempt_and_fails_on_each_deliberate_fault(tmp
     git(root, "commit", "-qm", "as shipped")
 
     change(
-        path, 5, "from previous_chapters import lang" "auge\nimport os; f(", outputs=[], execution_count=None
+        path, 5, "from previous_chapters import langauge\nimport os; f(", outputs=[], execution_count=None
     )  # an attempt, half done
     attempt = path.read_bytes()
     done = course_py("test", "ch02")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "your exercises are left alone" in done.stdout and path.read_bytes() == attempt
+    assert "your copy is left alone" in done.stdout and path.read_bytes() == attempt
 
     module = path.with_name("ch02.py")
     module.write_text(module.read_text(encoding="utf-8").replace("2 * x", "3 * x"), encoding="utf-8")

@@ -517,6 +517,15 @@ def test_a_changed_copy_fails_the_check_with_a_readable_diff(tmp_path):
     assert "run `python course.py export`" in check.stdout
 
 
+def test_a_notebook_as_another_editor_lays_it_out_is_no_difference(tmp_path):
+    path = write_chapter(tmp_path, "ch02", text(f"# T\n{headers.START}\n{headers.END}"), code("", "setup"))
+    exported(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")), indent=4), encoding="utf-8")
+    assert not export.differences(tmp_path)
+    path.write_text(path.read_text(encoding="utf-8").replace("Not measured yet", "Quick"), encoding="utf-8")
+    assert len(export.differences(tmp_path)) == 1  # but an old header is
+
+
 def test_an_error_is_one_sentence_without_a_traceback(tmp_path):
     root = copy_machinery(tmp_path)
     write_chapter(root, "ch02", DOUBLE, DOUBLE)

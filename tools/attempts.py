@@ -1,7 +1,8 @@
 """Leave a reader's attempts at exercises out of the tests, and put chapters back. Needs git for what the course looked like.
 
-A notebook that differs from the committed one only in cells tagged `exercise` (and in outputs) is a reader's copy: `test` runs the
-committed text beside it instead, as `<name>.as-shipped.ipynb`, and removes that again.
+A notebook is a reader's copy if its sources are the committed ones but for cells tagged `exercise`, and somebody either changed one
+of those or ran and saved it in JupyterLab or another editor. `test` leaves it alone, runs the committed text beside it instead, as
+`<name>.as-shipped.ipynb`, and removes that again.
 """
 
 import contextlib
@@ -30,34 +31,37 @@ def shipped_text(path: Path, root: Path = ROOT) -> str | None:
     return git("show", f"HEAD:{path.relative_to(root).as_posix()}", root=root)
 
 
-def is_attempt(path: Path, root: Path = ROOT) -> bool:
-    """Whether a notebook differs from the committed one, but in no source outside its exercise cells."""
+def is_readers_copy(path: Path, root: Path = ROOT) -> bool:
+    """Whether a notebook differs from the committed one only as a reader's work on it makes it differ."""
     shipped = shipped_text(path, root)
     if shipped is None or shipped == path.read_text(encoding="utf-8"):
         return False
-
-    def rest(cells):
-        return [(c["cell_type"], "".join(c["source"])) for c in cells if "exercise" not in tags(c)]
-
     try:
-        mine, theirs = read_notebook(path)["cells"], json.loads(shipped)["cells"]
+        mine, theirs = read_notebook(path), json.loads(shipped)
     except ValueError:  # damaged: for the tests to say
         return False
-    return rest(mine) == rest(theirs) and sources(mine) != sources(theirs)
+    attempted = sources(mine) != sources(theirs)
+    return sources(mine, exercises=False) == sources(theirs, exercises=False) and (attempted or was_run_in_editor(mine))
 
 
-def sources(cells: list[dict]) -> list[str]:
-    """All cells' sources."""
-    return ["".join(c["source"]) for c in cells]
+def sources(notebook: dict, exercises: bool = True) -> list[tuple[str, str]]:
+    """All cells' kinds and sources; the empty cell is left out that JupyterLab adds below the last one."""
+    cells = [(c["cell_type"], "".join(c["source"])) for c in notebook["cells"] if exercises or "exercise" not in tags(c)]
+    return [(kind, source) for kind, source in cells if source.strip()]
+
+
+def was_run_in_editor(notebook: dict) -> bool:
+    """Whether an editor saved it after a run: then it has written down the kernel's version, which our tools never do."""
+    return "version" in notebook["metadata"].get("language_info", {})
 
 
 @contextlib.contextmanager
 def as_shipped(notebooks: list[Path], root: Path = ROOT) -> Iterator[list[Path]]:
     """The notebooks to test: a reader's copy is replaced by the committed text in a file beside it while the block runs."""
-    stand_ins = {p: p.with_name(p.name.replace(".ipynb", ".as-shipped.ipynb")) for p in notebooks if is_attempt(p, root)}
+    stand_ins = {p: p.with_name(p.name.replace(".ipynb", ".as-shipped.ipynb")) for p in notebooks if is_readers_copy(p, root)}
     try:
         for path, stand_in in stand_ins.items():
-            print(f"{path.relative_to(root).as_posix()}: your exercises are left alone; testing the chapter as it came")
+            print(f"{path.relative_to(root).as_posix()}: your copy is left alone; testing the notebook as it came")
             stand_in.write_text(shipped_text(path, root), encoding="utf-8", newline="\n")
         yield [stand_ins.get(p, p) for p in notebooks]
     finally:

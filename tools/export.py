@@ -65,9 +65,11 @@ def outputs(root: Path = ROOT) -> dict[Path, str]:
             texts[path] = fill_script(text, table, path.name)
     for path in all_notebooks(root):
         notebook = read_notebook(path)
+        before = notebook_text(notebook)
         fill_notebook(notebook, table, path.name)
         refresh_header(notebook, path, root)
-        texts[path] = notebook_text(notebook)
+        after = notebook_text(notebook)
+        texts[path] = after if after != before else path.read_text(encoding="utf-8")  # another editor's layout isn't ours to judge
     return texts | contents.outputs(root) | exercise_list.outputs(root)
 
 
@@ -108,8 +110,8 @@ def fill_script(text: str, table: dict[str, Definition], place: str) -> str:
     return region.sub(fill, text)
 
 
-def fill_notebook(notebook: dict, table: dict[str, Definition], place: str) -> bool:
-    """Fill the cells tagged `from:NAME`; returns whether there were any."""
+def fill_notebook(notebook: dict, table: dict[str, Definition], place: str) -> None:
+    """Fill the cells tagged `from:NAME`, in place."""
     wanted = {
         i: tag.removeprefix("from:") for i, cell in enumerate(notebook["cells"]) for tag in tags(cell) if tag.startswith("from:")
     }
@@ -119,7 +121,6 @@ def fill_notebook(notebook: dict, table: dict[str, Definition], place: str) -> b
         notebook["cells"][i]["source"] = (
             merged_imports(chosen, keep_previous=False) if name == "imports" else f"# {table[name].place}\n{table[name].source}"
         )
-    return bool(wanted)
 
 
 def differences(root: Path = ROOT) -> list[str]:
