@@ -12,19 +12,25 @@ from torch import Tensor, nn
 
 
 # ch03.ipynb, In [24]
+def causal_weights(q: Tensor, k: Tensor) -> Tensor:
+    """How much each query (..., T, D) looks at each key (..., T, D): weights (..., T, T), future 0."""
+    T, D = q.shape[-2:]
+    scores = q @ k.transpose(-2, -1) / D ** 0.5  # (..., T, D) @ (..., D, T) -> (..., T, T)
+    future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(diagonal=1)  # (T, T), True: future
+    return scores.masked_fill(future, -torch.inf).softmax(dim=-1)  # (..., T, T)
+
+
+# ch03.ipynb, In [25]
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Scaled dot-product attention on the past (Vaswani et al., 2017): the mixed values and the weights.
 
     `q` and `k` have the shape (..., T, D), `v` has (..., T, E); the results are (..., T, E) and (..., T, T).
     """
-    T, D = q.shape[-2:]
-    scores = q @ k.transpose(-2, -1) / D ** 0.5                     # (..., T, D) @ (..., D, T) -> (..., T, T)
-    future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(diagonal=1)  # (T, T), True: future
-    weights = scores.masked_fill(future, -torch.inf).softmax(dim=-1)  # (..., T, T)
-    return weights @ v, weights                                     # (..., T, T) @ (..., T, E) -> (..., T, E)
+    weights = causal_weights(q, k)   # (..., T, T)
+    return weights @ v, weights      # (..., T, T) @ (..., T, E) -> (..., T, E)
 
 
-# ch03.ipynb, In [38]
+# ch03.ipynb, In [39]
 class Head(nn.Module):
     """One causal attention head: (B, T, C) -> (B, T, D)."""
 
@@ -37,11 +43,11 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix x (B, T, C) over time into (B, T, D)."""
-        _, weights = causal_attention(self.query(x), self.key(x), self.value(x))  # (B, T, T)
-        return self.dropout(weights) @ self.value(x)                      # (B, T, T) @ (B, T, D) -> (B, T, D)
+        weights = causal_weights(self.query(x), self.key(x))  # (B, T, T)
+        return self.dropout(weights) @ self.value(x)          # (B, T, T) @ (B, T, D) -> (B, T, D)
 
 
-# ch03.ipynb, In [39]
+# ch03.ipynb, In [40]
 class HeadList(nn.Module):
     """Multi-head attention as one would say it: heads one after another, joined by an output projection."""
 
@@ -55,7 +61,7 @@ class HeadList(nn.Module):
         return self.out(torch.cat([head(x) for head in self.heads], dim=-1))  # H × (B, T, D) -> (B, T, C)
 
 
-# ch03.ipynb, In [43]
+# ch03.ipynb, In [44]
 class BatchedHeads(nn.Module):
     """All heads in one product, with the softmax written out: (B, T, C) -> (B, T, C)."""
 
@@ -71,12 +77,11 @@ class BatchedHeads(nn.Module):
         B, T, C = x.shape
         q, k, v = (part.view(B, T, self.n_heads, C // self.n_heads).transpose(1, 2)  # (B, H, T, D) each
                    for part in self.qkv(x).split(C, dim=-1))     # (B, T, C) each
-        _, weights = causal_attention(q, k, v)                   # (B, H, T, T)
-        mixed = self.dropout(weights) @ v                        # (B, H, T, T) @ (B, H, T, D) -> (B, H, T, D)
+        mixed = self.dropout(causal_weights(q, k)) @ v           # (B, H, T, T) @ (B, H, T, D) -> (B, H, T, D)
         return self.out(mixed.transpose(1, 2).reshape(B, T, C))  # (B, T, H, D) -> (B, T, C)
 
 
-# ch03.ipynb, In [50]
+# ch03.ipynb, In [51]
 class MultiHeadAttention(nn.Module):
     """Causal multi-head self-attention (Vaswani et al., 2017) through PyTorch's fused kernel.
 
@@ -116,7 +121,7 @@ class MultiHeadAttention(nn.Module):
         return (past & padding_mask[:, None, None, :]) | itself                    # (B, 1, T, T)
 
 
-# ch03.ipynb, In [61]
+# ch03.ipynb, In [62]
 def kept_bytes(run: Callable[[], object]) -> int:
     """Bytes that PyTorch keeps for the backward pass of `run`, each piece of memory counted once."""
     kept: dict[int, Tensor] = {}
@@ -131,7 +136,7 @@ def kept_bytes(run: Callable[[], object]) -> int:
     return sum(t.untyped_storage().nbytes() for t in kept.values())
 
 
-# ch03.ipynb, In [63]
+# ch03.ipynb, In [64]
 def fastest(run: Callable[[], object], repeats: int = 7) -> float:
     """Milliseconds of the fastest of several calls, after one to warm up."""
     run()
@@ -143,7 +148,7 @@ def fastest(run: Callable[[], object], repeats: int = 7) -> float:
     return min(times)
 
 
-# ch03.ipynb, In [67]
+# ch03.ipynb, In [68]
 def copying_batch(n_rows: int, generator: torch.Generator,
                   periods: tuple[int, int] = (4, 9)) -> tuple[Tensor, Tensor]:
     """Rows (B, 24) of a random block of different tokens, repeated, and each block's length (B, 1)."""
@@ -152,7 +157,7 @@ def copying_batch(n_rows: int, generator: torch.Generator,
     return block.gather(1, torch.arange(24).expand(n_rows, 24) % period), period  # (B, T)
 
 
-# ch03.ipynb, In [69]
+# ch03.ipynb, In [70]
 class CopyingModel(nn.Module):
     """Token and position embeddings, attention layers that add to them, scores for the next of 16 tokens."""
 
@@ -170,7 +175,7 @@ class CopyingModel(nn.Module):
         return self.head(x)                                                          # (B, T, 16)
 
 
-# ch03.ipynb, In [70]
+# ch03.ipynb, In [71]
 def copying_accuracy(model: CopyingModel, generator: torch.Generator,
                      periods: tuple[int, int] = (4, 9)) -> float:
     """The share of tokens guessed right on 500 fresh rows, counted from the second time round."""
@@ -180,7 +185,7 @@ def copying_accuracy(model: CopyingModel, generator: torch.Generator,
     return right[torch.arange(1, 24) >= period].float().mean().item()
 
 
-# ch03.ipynb, In [71]
+# ch03.ipynb, In [72]
 def train_copying(model: CopyingModel, generator: torch.Generator, n_steps: int = 300) -> list[float]:
     """Train on rows that are always new; returns each step's loss, counted from the second time round."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0)
