@@ -41,6 +41,29 @@ def test_two_processes_equal_one(tmp_path, average):
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["losses.json", "model.safetensors"]
 
 
+ENDS = """import os, runpy, sys
+try:
+    runpy.run_path(sys.argv.pop(1), run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+left = {open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")}
+print("THREADS", *sorted(left), flush=True)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="lists threads in /proc")
+@pytest.mark.slow
+@pytest.mark.parametrize("average", ["ddp", "by-hand"])
+def test_the_group_is_really_gone_at_the_end(tmp_path, average):
+    """A thread of gloo that still holds a tensor while Python shuts down aborts the process, now and then."""
+    ends = tmp_path / "ends.py"
+    ends.write_text(ENDS, encoding="utf-8")
+    done = run([*TORCHRUN[:-1], str(ends), str(SCRIPT)], "--epochs", 1, "--average", average)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("THREADS") == 2
+    assert "gloo" not in done.stdout
+
+
 @linux
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_job_without_orphans():

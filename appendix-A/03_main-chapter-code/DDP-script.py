@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # now: imported after the group is made (as optimizers do), it would keep the group alive
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
