@@ -217,12 +217,13 @@ def test_first_call_makes_and_fills_the_venv_and_the_second_does_neither(tmp_pat
     assert "isn't the one it was made with" in said
 
 
-def test_a_venv_that_cannot_be_made_leaves_nothing_and_says_what_to_do(here, monkeypatch):
+@pytest.mark.parametrize("failure", [subprocess.CalledProcessError(1, "ensurepip"), OSError("disk full"), SystemExit(1)])
+def test_a_venv_that_cannot_be_made_leaves_nothing_and_says_what_to_do(here, monkeypatch, failure):
     root, _ = here
 
     def fail(folder, **_):
         Path(folder).mkdir()
-        raise subprocess.CalledProcessError(1, "ensurepip")
+        raise failure
 
     monkeypatch.setattr(environment.venv, "create", fail)
     with pytest.raises(SystemExit, match=r"could not make .venv .*python3 course.py doctor.*apt install python3-venv"):

@@ -104,7 +104,7 @@ def make_venv() -> None:
     print(f"Making a virtual environment in {VENV.name} with Python {sys.version.split()[0]} ...", flush=True)
     try:
         venv.create(VENV, with_pip=True, clear=True)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, subprocess.CalledProcessError, SystemExit) as error:  # Debian's venv without ensurepip exits by itself
         shutil.rmtree(VENV, ignore_errors=True)
         sys.exit(
             f"could not make {VENV.name} ({error}); run `python3 course.py doctor` (on Debian and Ubuntu: apt install python3-venv)"
