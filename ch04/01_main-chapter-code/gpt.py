@@ -321,7 +321,7 @@ def load_tokenizer(name_or_folder: str | Path) -> BytePairTokenizer | tiktoken.E
     return BytePairTokenizer.load(name_or_folder)
 
 
-# ch03.ipynb, In [50]
+# ch03.ipynb, In [51]
 class MultiHeadAttention(nn.Module):
     """Causal multi-head self-attention (Vaswani et al., 2017) through PyTorch's fused kernel.
 
@@ -469,7 +469,7 @@ def init_weights(model: nn.Module, n_layers: int) -> None:
             nn.init.zeros_(module.bias)
 
 
-# ch04.ipynb, In [44]
+# ch04.ipynb, In [45]
 class LinearCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of `hidden @ weight.T`; forward also works out the gradients, strip by strip."""
 
@@ -506,7 +506,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         return grad_loss * grad_hidden, grad_loss * grad_weight, None, None, None, None
 
 
-# ch04.ipynb, In [45]
+# ch04.ipynb, In [46]
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor,
                          ignore_index: int = -100, strip: int | None = None) -> Tensor:
     """The mean of `F.cross_entropy(hidden @ weight.T, targets)`, without ever holding all the logits.
@@ -530,7 +530,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor,
         return total / (targets != ignore_index).sum()
 
 
-# ch04.ipynb, In [52]
+# ch04.ipynb, In [53]
 class GPTModel(nn.Module):
     """A decoder-only transformer, built as GPT-2 (Radford et al., 2019); `config` gives its shape."""
 
@@ -573,7 +573,7 @@ class GPTModel(nn.Module):
         return self.head(hidden)                                                 # (B, T, C) -> (B, T, V)
 
 
-# ch04.ipynb, In [59]
+# ch04.ipynb, In [60]
 def count_parameters(config: GPTConfig) -> int:
     """How many parameters `GPTModel(config)` has, by arithmetic."""
     C, V = config.n_channels, config.vocab_size
@@ -583,7 +583,7 @@ def count_parameters(config: GPTConfig) -> int:
     return embeddings + blocks + 2 * C + head
 
 
-# ch04.ipynb, In [64]
+# ch04.ipynb, In [66]
 def left_pad(rows: Sequence[Sequence[int]], device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
     """Rows of ids as a rectangle (B, T), with 0 on the left, and its mask (B, T), True at real tokens."""
     T = max(len(row) for row in rows)
@@ -592,13 +592,13 @@ def left_pad(rows: Sequence[Sequence[int]], device: str | torch.device = "cpu") 
     return token_ids, mask
 
 
-# ch04.ipynb, In [66]
+# ch04.ipynb, In [68]
 def greedy(logits: Tensor) -> Tensor:
     """The best-scored token of each row: (B, V) to (B,)."""
     return logits.argmax(dim=-1)
 
 
-# ch04.ipynb, In [67]
+# ch04.ipynb, In [69]
 @torch.no_grad()
 def generate(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_tokens: int,
              end_id: int | None = None, choose: Callable[[Tensor], Tensor] = greedy) -> list[list[int]]:
@@ -625,7 +625,7 @@ def generate(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_tokens: 
     return rows
 
 
-# ch04.ipynb, In [68]
+# ch04.ipynb, In [70]
 def check_prompt(prompt: Sequence[int], name: str, config: GPTConfig) -> None:
     """Raise ValueError, naming the prompt, unless it has 1 to `context_length` ids, all of the vocabulary."""
     if isinstance(prompt, int):
