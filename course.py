@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent
 REPOSITORY = "https://github.com/from-bytes-to-chat/from-bytes-to-chat"  # after a change: python course.py export
 
 
-def setup(folder: str = "") -> None:
+def setup(folder: str = "") -> None:  # a SyntaxError in this line? Then this is Python 2; install 3.11 or newer from python.org
     """Prepare a notebook or script of the course.
 
     `folder` is where the notebook lives, relative to the root. Makes the root, that folder and its chapter's main code importable;

@@ -44,7 +44,8 @@ def test_an_outdated_package_is_told_with_both_versions(bare, tmp_path):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiktoken\nVersion: 0.1.2\n", encoding="utf-8")
     done = run(bare, PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
-    assert "(found 0.1.2)" in done.stdout
+    assert "tiktoken>=0.12         0.1.2  <- not what is wanted\n" in done.stdout
+    assert "tiktoken>=0.12 (found 0.1.2); jupyterlab" in done.stdout
 
 
 def test_an_old_python_is_told_at_once():

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from tools import doctor, environment, vocabulary
 
 
-def memory_gigabytes() -> float | None:
+def memory_gigabytes() -> float | None:  # a SyntaxError in this line? Then this is Python 2; install 3.11 to 3.14 from python.org
     """The machine's memory in GB, where the system tells (Linux and macOS do)."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -90,8 +90,9 @@ def main() -> int:
     memory = memory_gigabytes()
     print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
           + (f"{memory:.0f} GB of memory, " if memory else "") + f"{shutil.disk_usage(ROOT).free / 2**30:.0f} GB of disk free")
+    unmet = [line.split(" (")[0] for line in environment.unmet()]
     for requirement, version in package_table():
-        print(f"  {requirement:22} {version}")
+        print(f"  {requirement:22} {version}{'  <- not what is wanted' if requirement in unmet and version != 'missing' else ''}")
     print(f"  device                 {device_name()}")
     print(f"  GPT-2's vocabulary     {'there' if vocabulary.MERGES.exists() else 'missing'}")
     found = findings()
