@@ -49,7 +49,7 @@ def figure(name: str):
 
 def number(value: float) -> str:
     """A coordinate with at most one decimal, the same text on every machine."""
-    return f"{value:.1f}".removesuffix(".0")
+    return f"{round(value, 6):.1f}".removesuffix(".0")  # so that 0.15 is written alike where a sum came out as 0.15000000000000002
 
 
 class Figure:

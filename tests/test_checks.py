@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from images import kit
 from tests.support import ROOT
 from tests.trees import code, printed, text, write_notebook
 from tools import checks, suite
@@ -369,7 +370,7 @@ def test_linters_fail_on_a_fault_and_skip_only_the_attempt(tmp_path, monkeypatch
 
     assert linted([]) == (True, True)
     assert linted([heavy]) == (False, False)
-    (light.parent / "helper.py").write_text("import os\n# reci" "eve\n", encoding="utf-8")
+    (light.parent / "helper.py").write_text("import os\n# recieve\n", encoding="utf-8")
     assert linted([heavy]) == (True, True)
 
 
@@ -394,3 +395,10 @@ def test_pytest_is_strict_and_budgets_count_only_where_they_are_enforced(monkeyp
     assert "--nbval" in command and f"--nbval-sanitize-with={ROOT / 'tests' / 'nbval.cfg'}" in command
     assert together["OMP_NUM_THREADS"] == "1" and "OMP_NUM_THREADS" not in alone
     assert ("took 999 s" in capsys.readouterr().out) is (enforced == "1")
+
+
+def test_a_coordinate_is_written_alike_where_a_sum_rounds_otherwise():
+    """Python 3.12 adds floats more exactly than 3.11, and a stored figure has to be what either draws."""
+    for value in (0.15, 149.35, 207.95, 62.25, -3.45):
+        assert len({kit.number(value + error) for error in (-1e-13, 0, 1e-13)}) == 1
+    assert [kit.number(v) for v in (2.0, 0.31, 100)] == ["2", "0.3", "100"]
