@@ -20,11 +20,12 @@ import torch  # noqa: E402
 from matplotlib import pyplot as plt  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from ch05 import count_parameters, generate_cached, load_checkpoint, load_pretrained, sample_next, save_checkpoint  # noqa: E402
+from ch05 import generate_cached, load_checkpoint, load_pretrained, sample_next, save_checkpoint  # noqa: E402
 from data.ngram import NGram  # noqa: E402
 from data.read_tale import TrainingIndex, longest_copied_span, skills  # noqa: E402
 from data.tales import generate_tales  # noqa: E402
 from images.kit import plot_style  # noqa: E402
+from previous_chapters import count_parameters  # noqa: E402
 
 SPLITS = ("combinations", "skeletons")
 N = 200                                                # tales sampled, and read of each held-out split
