@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -62,6 +63,56 @@ def test_the_group_is_really_gone_at_the_end(tmp_path, average):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("THREADS") == 2
     assert "gloo" not in done.stdout
+
+
+SHARDED = """import copy, torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+{lines}
+class Stack(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(3))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+model = Stack().double()
+whole = copy.deepcopy(model)
+{calls}
+optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-2) for m in (model, whole)]
+for step in range(20):
+    x = torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+    for network, optimizer, rows in zip((model, whole), optimizers, (x[dist.get_rank()::2], x)):
+        optimizer.zero_grad()
+        F.mse_loss(network(rows), rows.flip(1)).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 0.1)
+        optimizer.step()
+pairs = list(zip(model.parameters(), whole.parameters(), strict=True))
+print("APART", max((p.full_tensor() - q).abs().max().item() for p, q in pairs), flush=True)
+print("SHARE", sum(p.to_local().numel() for p, _ in pairs) / sum(q.numel() for _, q in pairs), flush=True)
+dist.destroy_process_group()
+"""
+
+
+@linux
+@pytest.mark.slow
+def test_the_guide_shards_a_model_in_its_four_lines(tmp_path):
+    guide = (SCRIPT.parent / "from-two-processes-to-many-machines.md").read_text(encoding="utf-8")
+    lines, calls = re.search(r"```python\n(.+?)\n\n(.+?)\n```", guide, re.S).groups()
+    sharded = tmp_path / "sharded.py"
+    sharded.write_text(SHARDED.format(lines=lines, calls=calls), encoding="utf-8")
+    done = run([*TORCHRUN[:-1], str(sharded)])
+    assert done.returncode == 0, done.stderr
+    apart = [float(x) for x in re.findall(r"APART (\S+)", done.stdout)]
+    assert len(apart) == 2
+    assert max(apart) < 1e-12
+    assert re.findall(r"SHARE (\S+)", done.stdout) == ["0.5", "0.5"]
 
 
 @linux
