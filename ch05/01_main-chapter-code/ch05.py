@@ -17,21 +17,22 @@ from pickle import UnpicklingError
 
 import numpy as np
 import regex
+import tiktoken
 import torch
 import torch.nn.functional as F
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import course
 from previous_chapters import (
     GPT2_SIZES,
+    ID_OF_BYTE,
     BytePairTokenizer,
     GPTConfig,
     GPTModel,
     MultiHeadAttention,
+    apply_merges,
     check_prompt,
     greedy,
     left_pad,
@@ -41,7 +42,7 @@ from previous_chapters import (
 )
 
 
-# ch05.ipynb, In [5]
+# ch05.ipynb, In [19]
 @torch.no_grad()
 def evaluate_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """The mean loss of (inputs, targets) batches of one size, in nats a token, with dropout off."""
@@ -54,7 +55,7 @@ def evaluate_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) ->
     return torch.stack(losses).mean().item()
 
 
-# ch05.ipynb, In [6]
+# ch05.ipynb, In [22]
 class TokenBatches:
     """Batches (inputs, targets), (B, T) each, of windows over `ids`; `batches[step]` is the one for that step.
 
@@ -83,7 +84,7 @@ class TokenBatches:
         return windows[:, :-1], windows[:, 1:]                                   # (B, T) twice
 
 
-# ch05.ipynb, In [7]
+# ch05.ipynb, In [25]
 def configure_optimizer(model: nn.Module, learning_rate: float = 1e-3, weight_decay: float = 0.1,
                         betas: tuple[float, float] = (0.9, 0.95)) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter, 2019) that decays matrices only, not biases and norms' scales."""
@@ -93,7 +94,7 @@ def configure_optimizer(model: nn.Module, learning_rate: float = 1e-3, weight_de
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
 
 
-# ch05.ipynb, In [8]
+# ch05.ipynb, In [28]
 def cosine_schedule(step: int, n_steps: int, peak: float, n_warmup: int, floor: float = 0.1) -> float:
     """The learning rate of a step: linear up to `peak`, then half a cosine down to `floor` x peak."""
     if step < n_warmup:
@@ -102,7 +103,7 @@ def cosine_schedule(step: int, n_steps: int, peak: float, n_warmup: int, floor: 
     return peak * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
 
 
-# ch05.ipynb, In [9]
+# ch05.ipynb, In [34]
 def autocast_dtype(device: str | torch.device) -> torch.dtype:
     """The type in which this device multiplies fast: bfloat16 where it has the arithmetic, else float32."""
     kind = torch.device(device).type
@@ -116,7 +117,7 @@ def autocast_dtype(device: str | torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-# ch05.ipynb, In [10]
+# ch05.ipynb, In [35]
 def train(model: nn.Module, batches: TokenBatches, optimizer: torch.optim.Optimizer, n_steps: int,
           schedule: Callable[[int], float], start: int = 0, every: int = 10, accumulate: int = 1,
           clip: float = 1.0, dtype: torch.dtype = torch.float32) -> Iterator[tuple[int, float]]:
@@ -149,41 +150,60 @@ def train(model: nn.Module, batches: TokenBatches, optimizer: torch.optim.Optimi
             model.train()
 
 
-# ch05.ipynb, In [11]
-def penalize_repetition(logits: Tensor, rows: Sequence[Sequence[int]], penalty: float) -> Tensor:
-    """Logits (B, V) with those of tokens in each row divided (if positive) or multiplied (Keskar et al., 2019)."""
-    if penalty == 1:
-        return logits
-    logits = logits.clone()
-    for scores, row in zip(logits, rows):                                        # (V,) each
-        seen = torch.tensor(sorted(set(row)), device=logits.device)
-        scores[seen] = torch.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
-    return logits
+# ch05.ipynb, In [61]
+def check_sampling(temperature: float, top_k: int | None, top_p: float, min_p: float) -> None:
+    """Raise ValueError, naming it, for a setting of `sample_next` that makes no sense."""
+    for name, value, fits, choice in (
+            ("temperature", temperature, 0 <= temperature < math.inf, "0 (always the best token) or more"),
+            ("top_k", top_k, top_k is None or (type(top_k) is int and top_k > 0), "None (all) or a whole number from 1"),
+            ("top_p", top_p, 0 < top_p <= 1, "a share above 0, up to 1 (all)"),
+            ("min_p", min_p, 0 <= min_p <= 1, "a share from 0 (all) to 1")):
+        if not fits:
+            raise ValueError(f"{name} is {value}; choose {choice}")
 
 
-# ch05.ipynb, In [12]
+# ch05.ipynb, In [62]
 def sample_next(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0,
                 min_p: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
     """Draw a token from each row of logits: (B, V) to (B,). Temperature 0 takes the best.
 
-    `top_k` keeps the best k, `top_p` the fewest that hold that share of the probability (Holtzman et al.,
-    2020), `min_p` those with at least that share of the best one's (Nguyen et al., 2024).
+    `top_k` keeps the best k; of those, `top_p` keeps the fewest that hold this share of their probability
+    (Holtzman et al., 2020), and `min_p` those with at least this share of the best one's (Nguyen et al., 2024).
     """
-    if temperature < 0 or not 0 < top_p <= 1 or not 0 <= min_p <= 1 or (top_k is not None and top_k < 1):
-        raise ValueError(f"temperature {temperature} must be at least 0, top_k {top_k} at least 1 or None, "
-                         f"top_p {top_p} above 0 and at most 1, min_p {min_p} from 0 to 1")
+    check_sampling(temperature, top_k, top_p, min_p)
     if temperature == 0:
         return logits.argmax(dim=-1)
-    probs, order = (logits.float() / temperature).softmax(dim=-1).sort(dim=-1, descending=True)  # (B, V) twice
-    drop = probs.cumsum(dim=-1) - probs >= top_p                                 # those before it are enough
-    drop |= probs < min_p * probs[:, :1]
-    if top_k is not None:
-        drop[:, top_k:] = True
-    drawn = torch.multinomial(probs.masked_fill(drop, 0), 1, generator=generator)    # (B, 1), best first
+    logits = logits.float()
+    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperature          # (B, V), the best at 0
+    probs, order = scaled.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)     # (B, V) twice
+    probs = probs[:, :top_k]                                                     # (B, K)
+    drop = probs < min_p * probs[:, :1]
+    if top_p < 1:
+        before = probs.cumsum(dim=-1) - probs                                    # what better tokens hold
+        drop |= before >= top_p * probs.sum(dim=-1, keepdim=True)
+    drop[:, 0] = False                                                           # the best always stays
+    drawn = torch.multinomial(probs.masked_fill(drop, 0), 1, generator=generator)        # (B, 1)
     return order.gather(1, drawn)[:, 0]
 
 
-# ch05.ipynb, In [13]
+# ch05.ipynb, In [68]
+def penalize_repetition(logits: Tensor, rows: Sequence[Sequence[int]], penalty: float) -> Tensor:
+    """Logits (B, V) with those of ids in each row divided (if positive) or multiplied (Keskar et al., 2019).
+
+    A penalty of 1 changes nothing. Raises ValueError for one that isn't above 0.
+    """
+    if not 0 < penalty < math.inf:
+        raise ValueError(f"the penalty is {penalty}; choose 1 (none) or more, such as 1.2")
+    if penalty == 1:
+        return logits
+    logits = logits.clone()
+    for scores, row in zip(logits, rows, strict=True):                           # (V,) each
+        seen = torch.tensor(sorted(set(row)), dtype=torch.long, device=logits.device)
+        scores[seen] = torch.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
+    return logits
+
+
+# ch05.ipynb, In [79]
 class CachedAttention(MultiHeadAttention):
     """`MultiHeadAttention` that remembers: keys and values of earlier tokens come from outside and are returned."""
 
@@ -204,7 +224,7 @@ class CachedAttention(MultiHeadAttention):
         return self.out(mixed.transpose(1, 2).reshape(B, T, C)), (k, v)          # (B, T, C)
 
 
-# ch05.ipynb, In [14]
+# ch05.ipynb, In [81]
 Cache = list[tuple[Tensor, Tensor]]                    # keys and values, (B, H, S, D) each, of every layer
 
 
@@ -241,7 +261,7 @@ class CachedGPTModel(GPTModel):
         return self.final_norm(x[:, -1]), grown
 
 
-# ch05.ipynb, In [15]
+# ch05.ipynb, In [83]
 @torch.no_grad()
 def generate_cached(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_tokens: int,
                     end_id: int | None = None, choose: Callable[[Tensor], Tensor] = greedy,
@@ -252,7 +272,7 @@ def generate_cached(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_t
     """
     for i, prompt in enumerate(prompts):
         check_prompt(prompt, f"prompt {i}", model.config)
-    cached = model if isinstance(model, CachedGPTModel) else CachedGPTModel.sharing(model)
+    cached = CachedGPTModel.sharing(model)
     rows, limit = [list(prompt) for prompt in prompts], model.config.context_length
     active = [i for i, row in enumerate(rows) if len(row) < limit]
     device, cache = cached.head.weight.device, None
@@ -276,7 +296,7 @@ def generate_cached(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_t
     return rows
 
 
-# ch05.ipynb, In [16]
+# ch05.ipynb, In [93]
 @contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
     """A new folder to write into, which takes the place of `folder` once all of it is written, or vanishes.
@@ -288,10 +308,15 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        for path in temporary.iterdir():
+            with open(path, "rb+") as stream:
+                os.fsync(stream.fileno())                                      # on the disk, not in its queue
         if folder.exists():
             os.replace(folder, old)
         os.replace(temporary, folder)
     except (OSError, SafetensorError) as error:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
         raise ValueError(f"could not write {str(folder)!r} ({error}); make room, or choose another folder; "
                          "what was there before is intact") from error
     finally:
@@ -299,10 +324,11 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-# ch05.ipynb, In [17]
+# ch05.ipynb, In [97]
 def gpt2_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     """Our parameter names, each with GPT-2's name for it and whether the file stores it transposed."""
-    names = {"token_embedding.weight": ("wte.weight", False), "position_embedding.weight": ("wpe.weight", False)}
+    names = {"token_embedding.weight": ("wte.weight", False),
+             "position_embedding.weight": ("wpe.weight", False)}
     layers = {"norm1": ("ln_1", False), "attention.qkv": ("attn.c_attn", True),
               "attention.out": ("attn.c_proj", True), "norm2": ("ln_2", False),
               "feed_forward.expand": ("mlp.c_fc", True), "feed_forward.contract": ("mlp.c_proj", True)}
@@ -315,7 +341,7 @@ def gpt2_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     return names | ({} if config.tie_head else {"head.weight": ("lm_head.weight", False)})
 
 
-# ch05.ipynb, In [18]
+# ch05.ipynb, In [99]
 def gpt2_config(config: GPTConfig, end_id: int | None = None, pad_id: int | None = None) -> dict:
     """`config.json` as `transformers` writes it for GPT-2."""
     return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": config.vocab_size,
@@ -326,86 +352,105 @@ def gpt2_config(config: GPTConfig, end_id: int | None = None, pad_id: int | None
             "pad_token_id": pad_id, "dtype": "float32"}
 
 
-# ch05.ipynb, In [19]
-CHAT_TEMPLATE = ("{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
-                 "{% if message['role'] == 'assistant' %}{{ '<|endoftext|>' }}{% endif %}{% endfor %}"
-                 "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
+# ch05.ipynb, In [100]
+def from_tiktoken(encoding: tiktoken.Encoding) -> BytePairTokenizer:
+    """Chapter 2's tokenizer with the ids of tiktoken's "gpt2". Raises ValueError for another encoding."""
+    if encoding.name != "gpt2":
+        raise ValueError(f"the encoding is {encoding.name!r}; only tiktoken's 'gpt2' can be taken over")
+    ranks = {}
+    for i in range(256, encoding.eot_token):
+        single = list(encoding.decode_single_token_bytes(i).translate(ID_OF_BYTE))
+        ranks[tuple(apply_merges(single, ranks))] = i
+    return BytePairTokenizer(ranks, ["<|endoftext|>"])
 
 
-def save_checkpoint(folder: str | Path, model: GPTModel, tokenizer: BytePairTokenizer | None = None,
-                    training: dict | None = None, dtype: torch.dtype = torch.float32) -> None:
-    """Write `folder`, whole or not at all: weights and settings as `transformers` reads them, the tokenizer,
-    and, to go on later, the state of `training`. Raises ValueError, what was there intact, if that fails.
-    """
-    with whole_folder(folder) as temporary:
-        ids = tokenizer.special_tokens if isinstance(tokenizer, BytePairTokenizer) else {}
-        config = gpt2_config(model.config, ids.get("<|endoftext|>"), ids.get("<|pad|>"))
-        write_files(temporary, {"config.json": json.dumps(config, indent=1) + "\n"})
-        weights = model.state_dict()
-        named = {theirs: (weights[ours].T if transposed else weights[ours]).to(dtype).contiguous().cpu()
-                 for ours, (theirs, transposed) in gpt2_names(model.config).items()}
-        save_file(named, temporary / "model.safetensors", metadata={"format": "pt"})
-        if ids:
-            tokenizer.save(temporary, chat_template=CHAT_TEMPLATE, model_max_length=model.config.context_length)
-        if training is not None:
-            with open(temporary / "training.pt", "wb") as stream:
-                torch.save(training, stream)
-        digests = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
-        write_files(temporary, {"checkpoint.json": json.dumps({"sha256": digests}, indent=1) + "\n"})
-
-
-# ch05.ipynb, In [20]
+# ch05.ipynb, In [102]
 def file_digest(path: Path) -> str:
     """The sha256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-# ch05.ipynb, In [21]
-def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
-    """The model in `folder`, in float32 and ready to predict, and its state of training, if it has one.
+# ch05.ipynb, In [103]
+Tokenizer = BytePairTokenizer | tiktoken.Encoding              # what `load_tokenizer` returns
 
-    Reads what `save_checkpoint` and `transformers` write for GPT-2. Raises ValueError, naming the file, for
-    one that is missing, damaged, or of another kind of model.
+CHAT_TEMPLATE = ("{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
+                 "{% if message['role'] == 'assistant' %}{{ '<|endoftext|>' }}{% endif %}{% endfor %}"
+                 "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
+
+
+def save_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> None:
+    """Write the tokenizer's files; with a chat template, if it has the tokens for one (chapter 7)."""
+    if isinstance(tokenizer, tiktoken.Encoding):
+        tokenizer = from_tiktoken(tokenizer)
+    chat = {"chat_template": CHAT_TEMPLATE} if "<|assistant|>" in tokenizer.special_tokens else {}
+    tokenizer.save(folder, **chat, model_max_length=context_length)
+
+
+# ch05.ipynb, In [104]
+def save_checkpoint(folder: str | Path, model: GPTModel, tokenizer: Tokenizer | None = None,
+                    training: dict | None = None, dtype: torch.dtype = torch.float32) -> None:
+    """Write `folder`, whole or not at all: weights and settings as `transformers` reads them, the tokenizer,
+    and, to go on later, the state of `training`. Raises ValueError, what was there intact, if that fails.
     """
-    folder = Path(folder)
-    try:
-        config = config_from_gpt2(json.loads(read_text(folder / "config.json")))
-        if (folder / "checkpoint.json").exists():
-            check_digests(folder)
-        stored = load_file(folder / "model.safetensors")
-        model = model_from_gpt2(config, stored)
-        training = None
-        if (folder / "training.pt").exists():
-            training = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ValueError(f"{str(folder)!r} is no checkpoint: {Path(error.filename).name} is missing") from None
-    except (ValueError, KeyError, TypeError, SafetensorError, RuntimeError, EOFError, UnpicklingError) as error:
-        raise ValueError(f"the checkpoint {str(folder)!r} can't be used: {error}") from None
-    return model, training
+    with whole_folder(folder) as temporary:
+        special = {"<|endoftext|>": tokenizer.eot_token} if tokenizer else {}
+        special |= getattr(tokenizer, "special_tokens", {})
+        config = gpt2_config(model.config, special.get("<|endoftext|>"), special.get("<|pad|>"))
+        write_files(temporary, {"config.json": json.dumps(config, indent=1) + "\n"})
+        weights = model.state_dict()
+        named = {theirs: (weights[ours].T if transposed else weights[ours]).to(dtype).contiguous().cpu()
+                 for ours, (theirs, transposed) in gpt2_names(model.config).items()}
+        save_file(named, temporary / "model.safetensors", metadata={"format": "pt"})
+        if tokenizer:
+            save_tokenizer(temporary, tokenizer, model.config.context_length)
+        if training is not None:
+            save_training(temporary / "training.pt", training)
+        digests = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
+        write_files(temporary, {"checkpoint.json": json.dumps({"sha256": digests}, indent=1) + "\n"})
 
 
-# ch05.ipynb, In [22]
+# ch05.ipynb, In [105]
+def save_training(path: Path, training: dict) -> None:
+    """Write a state of training. Raises OSError if the disk doesn't take it."""
+    with open(path, "wb") as stream:
+        try:
+            torch.save(training, stream)
+        except RuntimeError as error:                                        # PyTorch's word for a full disk
+            raise error.__context__ or error from None
+
+
+# ch05.ipynb, In [108]
 def check_digests(folder: Path) -> None:
     """Raise ValueError for the first file of a checkpoint that isn't the one that was written."""
     for name, digest in json.loads(read_text(folder / "checkpoint.json"))["sha256"].items():
         if file_digest(folder / name) != digest:
-            raise ValueError(f"{name} is damaged (its sha256 isn't the recorded one); use an earlier checkpoint")
+            raise ValueError(f"{name} is damaged (its sha256 isn't the recorded one); use another checkpoint")
 
 
-# ch05.ipynb, In [23]
+# ch05.ipynb, In [109]
 def config_from_gpt2(settings: dict) -> GPTConfig:
     """Our config from `transformers`' settings. Raises ValueError for another kind of model."""
-    if settings.get("model_type") != "gpt2" or settings.get("activation_function", "gelu_new") != "gelu_new":
-        raise ValueError(f"config.json describes {settings.get('model_type')!r} with "
-                         f"{settings.get('activation_function')!r}; only GPT-2's kind fits this model")
-    return GPTConfig(settings["vocab_size"], settings["n_positions"], settings["n_embd"], settings["n_head"],
-                     settings["n_layer"], settings.get("resid_pdrop", 0.0), settings.get("tie_word_embeddings", True))
+    fixed = {"model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
+             "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+    for name, value in fixed.items():
+        if settings.get(name, None if name == "model_type" else value) != value:
+            raise ValueError(f"config.json says {name} = {settings.get(name)!r}, this model has {value!r}; "
+                             "only GPT-2's kind can be loaded")
+    sizes = ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")
+    try:
+        return GPTConfig(*(settings[name] for name in sizes), settings.get("resid_pdrop", 0.0),
+                         settings.get("tie_word_embeddings", True))
+    except KeyError as error:
+        raise ValueError(f"config.json lacks {error}") from None
 
 
-# ch05.ipynb, In [24]
+# ch05.ipynb, In [110]
 def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
-    """Build the model around the stored tensors. Raises ValueError, naming it, for one that doesn't fit."""
+    """Build the model around the stored tensors, in float32 or, if they are finer, as they are.
+
+    Raises ValueError, naming it, for one that is missing or doesn't fit.
+    """
     stored = {name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": value
               for name, value in stored.items()}
     with torch.device("meta"):
@@ -414,7 +459,8 @@ def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
     for ours, (theirs, transposed) in gpt2_names(config).items():
         if theirs not in stored:
             raise ValueError(f"model.safetensors lacks {theirs}")
-        weights[ours] = (stored[theirs].T if transposed else stored[theirs]).float().contiguous()
+        exact = torch.promote_types(stored[theirs].dtype, torch.float32)
+        weights[ours] = (stored[theirs].T if transposed else stored[theirs]).to(exact).contiguous()
         if weights[ours].shape != wanted[ours].shape:
             raise ValueError(f"{theirs} in model.safetensors has shape {tuple(stored[theirs].shape)}, which "
                              "doesn't fit config.json")
@@ -426,47 +472,104 @@ def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
     return model.eval()
 
 
-# ch05.ipynb, In [25]
-def download_gpt2(name: str) -> Path:
-    """The folder with OpenAI's released weights, fetched from the hub the first time (checked and resumable).
-
-    Raises ValueError that says what to do when it is neither here nor to be had.
-    """
+# ch05.ipynb, In [111]
+def load_training(path: Path) -> dict:
+    """A state of training. Raises ValueError for a damaged one, and for one that would run a program."""
     try:
-        return Path(snapshot_download(f"openai-community/{name}", allow_patterns=["config.json", "model.safetensors"]))
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise ValueError(f"could not get {name} ({type(error).__name__}); go online once, or set HF_ENDPOINT to "
-                         "a mirror, or download the folder elsewhere and pass its path") from error
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise ValueError(f"{path.name} holds more than numbers, and loading it could run any program; "
+                         "delete it, or ask whoever made it for a safe one") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path.name} is damaged ({type(error).__name__}); use another checkpoint") from None
 
 
-# ch05.ipynb, In [26]
-BUNDLED = ("tales-small", "tales-base", "tales-chat")
+# ch05.ipynb, In [112]
+def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
+    """The model in `folder`, in float32 and ready to predict, and its state of training, if it has one.
+
+    Reads what `save_checkpoint` and `transformers` write for GPT-2. Raises ValueError, naming the file, for
+    one that is missing, damaged, or of another kind of model.
+    """
+    folder = Path(folder)
+    try:
+        config = config_from_gpt2(json.loads(read_text(folder / "config.json")))
+        if (folder / "checkpoint.json").exists():
+            check_digests(folder)
+        model = model_from_gpt2(config, load_file(folder / "model.safetensors"))
+        state = folder / "training.pt"
+        return model, load_training(state) if state.exists() else None
+    except FileNotFoundError as error:
+        missing = Path(error.filename or "model.safetensors").name
+        raise ValueError(f"{str(folder)!r} is no checkpoint: {missing} is missing") from None
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError, OSError) as error:
+        raise ValueError(f"the checkpoint {str(folder)!r} can't be used: {error}") from None
 
 
-def load_pretrained(name_or_folder: str | Path) -> tuple[GPTModel, BytePairTokenizer]:
-    """Model and tokenizer: of the course ("tales-small", ...), of GPT-2 ("gpt2" to "gpt2-xl"), or in a folder.
+# ch05.ipynb, In [116]
+def load_pretrained(name_or_folder: str | Path) -> tuple[GPTModel, Tokenizer]:
+    """Model and tokenizer: of the course ("tales-small", ...), of GPT-2 ("gpt2" to "gpt2-xl"), or a folder's.
 
-    The course's own need no network, a GPT-2 is downloaded once. Raises ValueError if there is none.
+    The course's own need no network, a GPT-2 is downloaded once. Raises ValueError if there is none, and if
+    the tokenizer isn't the model's.
     """
     name = str(name_or_folder)
     if name in GPT2_SIZES:
-        folder = download_gpt2(name)
-    elif name in BUNDLED:
-        folder = Path(course.ROOT) / "models" / name
+        folder, tokenizer = download_gpt2(name), load_tokenizer(name)
     else:
-        folder = Path(name_or_folder)
+        folder, tokenizer = bundled_folder(name) if name in BUNDLED else Path(name_or_folder), None
+    if not folder.is_dir():
+        raise ValueError(f"there is no model {name!r} here; name one of {', '.join((*BUNDLED, *GPT2_SIZES))}, "
+                         "or a folder that holds one")
     model, _ = load_checkpoint(folder)
-    return model, load_tokenizer(name if name in GPT2_SIZES else folder)
+    tokenizer = tokenizer or load_tokenizer(folder)
+    if not 0 <= model.config.vocab_size - tokenizer.n_vocab < 128:             # some pad to a round number
+        raise ValueError(f"the tokenizer in {str(folder)!r} has {tokenizer.n_vocab:,} tokens, the model "
+                         f"knows {model.config.vocab_size:,}; put the model's own tokenizer there")
+    return model, tokenizer
 
 
-# ch05.ipynb, In [27]
+# ch05.ipynb, In [117]
+BUNDLED = ("tales-small", "tales-base", "tales-chat")
+
+
+def bundled_folder(name: str) -> Path:
+    """Where the course keeps one of its own models. Raises ValueError outside the course."""
+    try:
+        from course import ROOT  # not at the top, so that a script works outside the course as well
+    except ImportError:
+        raise ValueError(f"{name} lies in the course's folder models, not here; pass a folder") from None
+    return Path(ROOT, "models", name)
+
+
+# ch05.ipynb, In [120]
+def download_gpt2(name: str) -> Path:
+    """The folder with OpenAI's released weights, fetched from the hub the first time (resumable, verified).
+
+    Raises ValueError that says what to do when it is neither here nor to be had, or is damaged.
+    """
+    try:
+        wanted = ["config.json", "model.safetensors"]
+        folder = Path(snapshot_download(f"openai-community/{name}", allow_patterns=wanted))
+    except Exception as error:                         # whatever network, server or disk may throw
+        raise ValueError(f"could not get {name} ({type(error).__name__}); go online, or set HF_ENDPOINT to a "
+                         "mirror, or download the folder elsewhere and pass its path") from error
+    weights = (folder / "model.safetensors").resolve()                         # its name is its sha256
+    if len(weights.name) == 64 and file_digest(weights) != weights.name:
+        raise ValueError(f"model.safetensors of {name} is damaged; delete {str(weights)!r} and load it again")
+    return folder
+
+
+# ch05.ipynb, In [122]
 SEPARATOR = "<|endoftext|>"                            # begins every document, in text and as a token
 
 
+# ch05.ipynb, In [123]
 def text_pieces(path: str | Path, size: int = 2**20) -> Iterator[str]:
     """A document's separator, then the text of the UTF-8 file in pieces of about `size` characters.
 
-    It is cut before a space between two words, which changes no token. ValueError if it isn't UTF-8.
+    It is cut before white space, which changes no token; only where there is none for long, anywhere.
+    Raises ValueError if it can't be read or isn't UTF-8.
     """
     yield SEPARATOR
     rest = ""
@@ -474,16 +577,22 @@ def text_pieces(path: str | Path, size: int = 2**20) -> Iterator[str]:
         with open(path, encoding="utf-8-sig") as stream:
             while block := stream.read(size):
                 rest += block
-                if cut := regex.search(r"(?r)(?<=\S) (?=\S)", rest):             # the last one
-                    yield rest[:cut.start()]
-                    rest = rest[cut.start():]
+                cut = regex.search(r"(?r)(?<=\S)(?=\s)", rest)                   # the last one
+                if cut or len(rest) > 16 * size:
+                    end = cut.start() if cut else len(rest)
+                    yield rest[:end]
+                    rest = rest[end:]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{Path(path).name} is not UTF-8 ({error.reason}); save it as UTF-8, or leave it out") from None
+        raise ValueError(f"{Path(path).name} is not UTF-8 ({error.reason}); save it as UTF-8, or leave it "
+                         "out") from None
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} can't be read ({error.strerror}); mend that, or leave it "
+                         "out") from None
     yield rest
 
 
-# ch05.ipynb, In [28]
-def write_shards(pieces: Iterable[str], tokenizer: BytePairTokenizer, folder: str | Path,
+# ch05.ipynb, In [125]
+def write_shards(pieces: Iterable[str], tokenizer: Tokenizer, folder: str | Path,
                  shard_size: int = 2**24) -> None:
     """Tokenize text once, into files `00000.npy`, `00001.npy`, ... of at most `shard_size` ids in a row.
 
@@ -495,7 +604,8 @@ def write_shards(pieces: Iterable[str], tokenizer: BytePairTokenizer, folder: st
     shard, filled, n_shards = np.empty(shard_size, kind), 0, 0
     with whole_folder(folder) as temporary:
         for piece in pieces:
-            ids = np.array(encoding.encode(piece, allowed_special={SEPARATOR}, disallowed_special=()), kind)
+            ids = encoding.encode_to_numpy(piece, allowed_special={SEPARATOR}, disallowed_special=())
+            ids = ids.astype(kind)
             while len(ids):
                 taken = ids[:shard_size - filled]
                 shard[filled:filled + len(taken)], ids = taken, ids[len(taken):]
@@ -503,10 +613,11 @@ def write_shards(pieces: Iterable[str], tokenizer: BytePairTokenizer, folder: st
                 if filled == shard_size:
                     np.save(temporary / f"{n_shards:05d}.npy", shard)
                     filled, n_shards = 0, n_shards + 1
-        np.save(temporary / f"{n_shards:05d}.npy", shard[:filled])
+        if filled or not n_shards:
+            np.save(temporary / f"{n_shards:05d}.npy", shard[:filled])
 
 
-# ch05.ipynb, In [29]
+# ch05.ipynb, In [126]
 class TokenShards:
     """What `write_shards` wrote, as one long row of ids that stays on disk; a slice of it is an array."""
 
@@ -531,7 +642,8 @@ class TokenShards:
 
     def window_starts(self, end_id: int, context_length: int) -> list[int]:
         """Where windows begin: at every document, and every `context_length` tokens inside a long one."""
-        found = [np.flatnonzero(shard == end_id) + end - len(shard) for shard, end in zip(self.shards, self.ends)]
+        found = [np.flatnonzero(shard == end_id) + end - len(shard)
+                 for shard, end in zip(self.shards, self.ends)]
         documents = sorted({0, *np.concatenate(found).tolist()})
         return [start for begin, end in pairwise([*documents, len(self)])
                 for start in range(begin, end, context_length)]

@@ -22,8 +22,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-# <generated: GPTModel, TokenBatches, TokenShards, autocast_dtype, configure_optimizer, cosine_schedule, count_parameters,
-#   evaluate_loss, generate_cached, load_checkpoint, load_tokenizer, sample_next, save_checkpoint, text_pieces, train, write_shards>
+# <generated: autocast_dtype, configure_optimizer, cosine_schedule, count_parameters, evaluate_loss, from_tiktoken,
+#   generate_cached, GPTModel, load_checkpoint, load_tokenizer, sample_next, save_checkpoint, text_pieces, TokenBatches,
+#   TokenShards, train, write_shards>
 # isort: split
 import hashlib
 import json
@@ -336,7 +337,7 @@ def load_tokenizer(name_or_folder: str | Path) -> BytePairTokenizer | tiktoken.E
     return BytePairTokenizer.load(name_or_folder)
 
 
-# ch03.ipynb, In [51]
+# ch03.ipynb, In [53]
 class MultiHeadAttention(nn.Module):
     """Causal multi-head self-attention (Vaswani et al., 2017) through PyTorch's fused kernel.
 
@@ -620,7 +621,7 @@ def check_prompt(prompt: Sequence[int], name: str, config: GPTConfig) -> None:
                          "use the tokenizer that the model was made for")
 
 
-# ch05.ipynb, In [5]
+# ch05.ipynb, In [19]
 @torch.no_grad()
 def evaluate_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """The mean loss of (inputs, targets) batches of one size, in nats a token, with dropout off."""
@@ -633,7 +634,7 @@ def evaluate_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) ->
     return torch.stack(losses).mean().item()
 
 
-# ch05.ipynb, In [6]
+# ch05.ipynb, In [22]
 class TokenBatches:
     """Batches (inputs, targets), (B, T) each, of windows over `ids`; `batches[step]` is the one for that step.
 
@@ -662,7 +663,7 @@ class TokenBatches:
         return windows[:, :-1], windows[:, 1:]                                   # (B, T) twice
 
 
-# ch05.ipynb, In [7]
+# ch05.ipynb, In [25]
 def configure_optimizer(model: nn.Module, learning_rate: float = 1e-3, weight_decay: float = 0.1,
                         betas: tuple[float, float] = (0.9, 0.95)) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter, 2019) that decays matrices only, not biases and norms' scales."""
@@ -672,7 +673,7 @@ def configure_optimizer(model: nn.Module, learning_rate: float = 1e-3, weight_de
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
 
 
-# ch05.ipynb, In [8]
+# ch05.ipynb, In [28]
 def cosine_schedule(step: int, n_steps: int, peak: float, n_warmup: int, floor: float = 0.1) -> float:
     """The learning rate of a step: linear up to `peak`, then half a cosine down to `floor` x peak."""
     if step < n_warmup:
@@ -681,7 +682,7 @@ def cosine_schedule(step: int, n_steps: int, peak: float, n_warmup: int, floor: 
     return peak * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
 
 
-# ch05.ipynb, In [9]
+# ch05.ipynb, In [34]
 def autocast_dtype(device: str | torch.device) -> torch.dtype:
     """The type in which this device multiplies fast: bfloat16 where it has the arithmetic, else float32."""
     kind = torch.device(device).type
@@ -695,7 +696,7 @@ def autocast_dtype(device: str | torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-# ch05.ipynb, In [10]
+# ch05.ipynb, In [35]
 def train(model: nn.Module, batches: TokenBatches, optimizer: torch.optim.Optimizer, n_steps: int,
           schedule: Callable[[int], float], start: int = 0, every: int = 10, accumulate: int = 1,
           clip: float = 1.0, dtype: torch.dtype = torch.float32) -> Iterator[tuple[int, float]]:
@@ -728,41 +729,60 @@ def train(model: nn.Module, batches: TokenBatches, optimizer: torch.optim.Optimi
             model.train()
 
 
-# ch05.ipynb, In [11]
-def penalize_repetition(logits: Tensor, rows: Sequence[Sequence[int]], penalty: float) -> Tensor:
-    """Logits (B, V) with those of tokens in each row divided (if positive) or multiplied (Keskar et al., 2019)."""
-    if penalty == 1:
-        return logits
-    logits = logits.clone()
-    for scores, row in zip(logits, rows):                                        # (V,) each
-        seen = torch.tensor(sorted(set(row)), device=logits.device)
-        scores[seen] = torch.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
-    return logits
+# ch05.ipynb, In [61]
+def check_sampling(temperature: float, top_k: int | None, top_p: float, min_p: float) -> None:
+    """Raise ValueError, naming it, for a setting of `sample_next` that makes no sense."""
+    for name, value, fits, choice in (
+            ("temperature", temperature, 0 <= temperature < math.inf, "0 (always the best token) or more"),
+            ("top_k", top_k, top_k is None or (type(top_k) is int and top_k > 0), "None (all) or a whole number from 1"),
+            ("top_p", top_p, 0 < top_p <= 1, "a share above 0, up to 1 (all)"),
+            ("min_p", min_p, 0 <= min_p <= 1, "a share from 0 (all) to 1")):
+        if not fits:
+            raise ValueError(f"{name} is {value}; choose {choice}")
 
 
-# ch05.ipynb, In [12]
+# ch05.ipynb, In [62]
 def sample_next(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0,
                 min_p: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
     """Draw a token from each row of logits: (B, V) to (B,). Temperature 0 takes the best.
 
-    `top_k` keeps the best k, `top_p` the fewest that hold that share of the probability (Holtzman et al.,
-    2020), `min_p` those with at least that share of the best one's (Nguyen et al., 2024).
+    `top_k` keeps the best k; of those, `top_p` keeps the fewest that hold this share of their probability
+    (Holtzman et al., 2020), and `min_p` those with at least this share of the best one's (Nguyen et al., 2024).
     """
-    if temperature < 0 or not 0 < top_p <= 1 or not 0 <= min_p <= 1 or (top_k is not None and top_k < 1):
-        raise ValueError(f"temperature {temperature} must be at least 0, top_k {top_k} at least 1 or None, "
-                         f"top_p {top_p} above 0 and at most 1, min_p {min_p} from 0 to 1")
+    check_sampling(temperature, top_k, top_p, min_p)
     if temperature == 0:
         return logits.argmax(dim=-1)
-    probs, order = (logits.float() / temperature).softmax(dim=-1).sort(dim=-1, descending=True)  # (B, V) twice
-    drop = probs.cumsum(dim=-1) - probs >= top_p                                 # those before it are enough
-    drop |= probs < min_p * probs[:, :1]
-    if top_k is not None:
-        drop[:, top_k:] = True
-    drawn = torch.multinomial(probs.masked_fill(drop, 0), 1, generator=generator)    # (B, 1), best first
+    logits = logits.float()
+    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperature          # (B, V), the best at 0
+    probs, order = scaled.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)     # (B, V) twice
+    probs = probs[:, :top_k]                                                     # (B, K)
+    drop = probs < min_p * probs[:, :1]
+    if top_p < 1:
+        before = probs.cumsum(dim=-1) - probs                                    # what better tokens hold
+        drop |= before >= top_p * probs.sum(dim=-1, keepdim=True)
+    drop[:, 0] = False                                                           # the best always stays
+    drawn = torch.multinomial(probs.masked_fill(drop, 0), 1, generator=generator)        # (B, 1)
     return order.gather(1, drawn)[:, 0]
 
 
-# ch05.ipynb, In [13]
+# ch05.ipynb, In [68]
+def penalize_repetition(logits: Tensor, rows: Sequence[Sequence[int]], penalty: float) -> Tensor:
+    """Logits (B, V) with those of ids in each row divided (if positive) or multiplied (Keskar et al., 2019).
+
+    A penalty of 1 changes nothing. Raises ValueError for one that isn't above 0.
+    """
+    if not 0 < penalty < math.inf:
+        raise ValueError(f"the penalty is {penalty}; choose 1 (none) or more, such as 1.2")
+    if penalty == 1:
+        return logits
+    logits = logits.clone()
+    for scores, row in zip(logits, rows, strict=True):                           # (V,) each
+        seen = torch.tensor(sorted(set(row)), dtype=torch.long, device=logits.device)
+        scores[seen] = torch.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
+    return logits
+
+
+# ch05.ipynb, In [79]
 class CachedAttention(MultiHeadAttention):
     """`MultiHeadAttention` that remembers: keys and values of earlier tokens come from outside and are returned."""
 
@@ -783,7 +803,7 @@ class CachedAttention(MultiHeadAttention):
         return self.out(mixed.transpose(1, 2).reshape(B, T, C)), (k, v)          # (B, T, C)
 
 
-# ch05.ipynb, In [14]
+# ch05.ipynb, In [81]
 Cache = list[tuple[Tensor, Tensor]]                    # keys and values, (B, H, S, D) each, of every layer
 
 
@@ -820,7 +840,7 @@ class CachedGPTModel(GPTModel):
         return self.final_norm(x[:, -1]), grown
 
 
-# ch05.ipynb, In [15]
+# ch05.ipynb, In [83]
 @torch.no_grad()
 def generate_cached(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_tokens: int,
                     end_id: int | None = None, choose: Callable[[Tensor], Tensor] = greedy,
@@ -831,7 +851,7 @@ def generate_cached(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_t
     """
     for i, prompt in enumerate(prompts):
         check_prompt(prompt, f"prompt {i}", model.config)
-    cached = model if isinstance(model, CachedGPTModel) else CachedGPTModel.sharing(model)
+    cached = CachedGPTModel.sharing(model)
     rows, limit = [list(prompt) for prompt in prompts], model.config.context_length
     active = [i for i, row in enumerate(rows) if len(row) < limit]
     device, cache = cached.head.weight.device, None
@@ -855,7 +875,7 @@ def generate_cached(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_t
     return rows
 
 
-# ch05.ipynb, In [16]
+# ch05.ipynb, In [93]
 @contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
     """A new folder to write into, which takes the place of `folder` once all of it is written, or vanishes.
@@ -867,10 +887,15 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        for path in temporary.iterdir():
+            with open(path, "rb+") as stream:
+                os.fsync(stream.fileno())                                      # on the disk, not in its queue
         if folder.exists():
             os.replace(folder, old)
         os.replace(temporary, folder)
     except (OSError, SafetensorError) as error:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
         raise ValueError(f"could not write {str(folder)!r} ({error}); make room, or choose another folder; "
                          "what was there before is intact") from error
     finally:
@@ -878,10 +903,11 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-# ch05.ipynb, In [17]
+# ch05.ipynb, In [97]
 def gpt2_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     """Our parameter names, each with GPT-2's name for it and whether the file stores it transposed."""
-    names = {"token_embedding.weight": ("wte.weight", False), "position_embedding.weight": ("wpe.weight", False)}
+    names = {"token_embedding.weight": ("wte.weight", False),
+             "position_embedding.weight": ("wpe.weight", False)}
     layers = {"norm1": ("ln_1", False), "attention.qkv": ("attn.c_attn", True),
               "attention.out": ("attn.c_proj", True), "norm2": ("ln_2", False),
               "feed_forward.expand": ("mlp.c_fc", True), "feed_forward.contract": ("mlp.c_proj", True)}
@@ -894,7 +920,7 @@ def gpt2_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     return names | ({} if config.tie_head else {"head.weight": ("lm_head.weight", False)})
 
 
-# ch05.ipynb, In [18]
+# ch05.ipynb, In [99]
 def gpt2_config(config: GPTConfig, end_id: int | None = None, pad_id: int | None = None) -> dict:
     """`config.json` as `transformers` writes it for GPT-2."""
     return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": config.vocab_size,
@@ -905,86 +931,105 @@ def gpt2_config(config: GPTConfig, end_id: int | None = None, pad_id: int | None
             "pad_token_id": pad_id, "dtype": "float32"}
 
 
-# ch05.ipynb, In [19]
-CHAT_TEMPLATE = ("{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
-                 "{% if message['role'] == 'assistant' %}{{ '<|endoftext|>' }}{% endif %}{% endfor %}"
-                 "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
+# ch05.ipynb, In [100]
+def from_tiktoken(encoding: tiktoken.Encoding) -> BytePairTokenizer:
+    """Chapter 2's tokenizer with the ids of tiktoken's "gpt2". Raises ValueError for another encoding."""
+    if encoding.name != "gpt2":
+        raise ValueError(f"the encoding is {encoding.name!r}; only tiktoken's 'gpt2' can be taken over")
+    ranks = {}
+    for i in range(256, encoding.eot_token):
+        single = list(encoding.decode_single_token_bytes(i).translate(ID_OF_BYTE))
+        ranks[tuple(apply_merges(single, ranks))] = i
+    return BytePairTokenizer(ranks, ["<|endoftext|>"])
 
 
-def save_checkpoint(folder: str | Path, model: GPTModel, tokenizer: BytePairTokenizer | None = None,
-                    training: dict | None = None, dtype: torch.dtype = torch.float32) -> None:
-    """Write `folder`, whole or not at all: weights and settings as `transformers` reads them, the tokenizer,
-    and, to go on later, the state of `training`. Raises ValueError, what was there intact, if that fails.
-    """
-    with whole_folder(folder) as temporary:
-        ids = tokenizer.special_tokens if isinstance(tokenizer, BytePairTokenizer) else {}
-        config = gpt2_config(model.config, ids.get("<|endoftext|>"), ids.get("<|pad|>"))
-        write_files(temporary, {"config.json": json.dumps(config, indent=1) + "\n"})
-        weights = model.state_dict()
-        named = {theirs: (weights[ours].T if transposed else weights[ours]).to(dtype).contiguous().cpu()
-                 for ours, (theirs, transposed) in gpt2_names(model.config).items()}
-        save_file(named, temporary / "model.safetensors", metadata={"format": "pt"})
-        if ids:
-            tokenizer.save(temporary, chat_template=CHAT_TEMPLATE, model_max_length=model.config.context_length)
-        if training is not None:
-            with open(temporary / "training.pt", "wb") as stream:
-                torch.save(training, stream)
-        digests = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
-        write_files(temporary, {"checkpoint.json": json.dumps({"sha256": digests}, indent=1) + "\n"})
-
-
-# ch05.ipynb, In [20]
+# ch05.ipynb, In [102]
 def file_digest(path: Path) -> str:
     """The sha256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-# ch05.ipynb, In [21]
-def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
-    """The model in `folder`, in float32 and ready to predict, and its state of training, if it has one.
+# ch05.ipynb, In [103]
+Tokenizer = BytePairTokenizer | tiktoken.Encoding              # what `load_tokenizer` returns
 
-    Reads what `save_checkpoint` and `transformers` write for GPT-2. Raises ValueError, naming the file, for
-    one that is missing, damaged, or of another kind of model.
+CHAT_TEMPLATE = ("{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
+                 "{% if message['role'] == 'assistant' %}{{ '<|endoftext|>' }}{% endif %}{% endfor %}"
+                 "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
+
+
+def save_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> None:
+    """Write the tokenizer's files; with a chat template, if it has the tokens for one (chapter 7)."""
+    if isinstance(tokenizer, tiktoken.Encoding):
+        tokenizer = from_tiktoken(tokenizer)
+    chat = {"chat_template": CHAT_TEMPLATE} if "<|assistant|>" in tokenizer.special_tokens else {}
+    tokenizer.save(folder, **chat, model_max_length=context_length)
+
+
+# ch05.ipynb, In [104]
+def save_checkpoint(folder: str | Path, model: GPTModel, tokenizer: Tokenizer | None = None,
+                    training: dict | None = None, dtype: torch.dtype = torch.float32) -> None:
+    """Write `folder`, whole or not at all: weights and settings as `transformers` reads them, the tokenizer,
+    and, to go on later, the state of `training`. Raises ValueError, what was there intact, if that fails.
     """
-    folder = Path(folder)
-    try:
-        config = config_from_gpt2(json.loads(read_text(folder / "config.json")))
-        if (folder / "checkpoint.json").exists():
-            check_digests(folder)
-        stored = load_file(folder / "model.safetensors")
-        model = model_from_gpt2(config, stored)
-        training = None
-        if (folder / "training.pt").exists():
-            training = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ValueError(f"{str(folder)!r} is no checkpoint: {Path(error.filename).name} is missing") from None
-    except (ValueError, KeyError, TypeError, SafetensorError, RuntimeError, EOFError, UnpicklingError) as error:
-        raise ValueError(f"the checkpoint {str(folder)!r} can't be used: {error}") from None
-    return model, training
+    with whole_folder(folder) as temporary:
+        special = {"<|endoftext|>": tokenizer.eot_token} if tokenizer else {}
+        special |= getattr(tokenizer, "special_tokens", {})
+        config = gpt2_config(model.config, special.get("<|endoftext|>"), special.get("<|pad|>"))
+        write_files(temporary, {"config.json": json.dumps(config, indent=1) + "\n"})
+        weights = model.state_dict()
+        named = {theirs: (weights[ours].T if transposed else weights[ours]).to(dtype).contiguous().cpu()
+                 for ours, (theirs, transposed) in gpt2_names(model.config).items()}
+        save_file(named, temporary / "model.safetensors", metadata={"format": "pt"})
+        if tokenizer:
+            save_tokenizer(temporary, tokenizer, model.config.context_length)
+        if training is not None:
+            save_training(temporary / "training.pt", training)
+        digests = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
+        write_files(temporary, {"checkpoint.json": json.dumps({"sha256": digests}, indent=1) + "\n"})
 
 
-# ch05.ipynb, In [22]
+# ch05.ipynb, In [105]
+def save_training(path: Path, training: dict) -> None:
+    """Write a state of training. Raises OSError if the disk doesn't take it."""
+    with open(path, "wb") as stream:
+        try:
+            torch.save(training, stream)
+        except RuntimeError as error:                                        # PyTorch's word for a full disk
+            raise error.__context__ or error from None
+
+
+# ch05.ipynb, In [108]
 def check_digests(folder: Path) -> None:
     """Raise ValueError for the first file of a checkpoint that isn't the one that was written."""
     for name, digest in json.loads(read_text(folder / "checkpoint.json"))["sha256"].items():
         if file_digest(folder / name) != digest:
-            raise ValueError(f"{name} is damaged (its sha256 isn't the recorded one); use an earlier checkpoint")
+            raise ValueError(f"{name} is damaged (its sha256 isn't the recorded one); use another checkpoint")
 
 
-# ch05.ipynb, In [23]
+# ch05.ipynb, In [109]
 def config_from_gpt2(settings: dict) -> GPTConfig:
     """Our config from `transformers`' settings. Raises ValueError for another kind of model."""
-    if settings.get("model_type") != "gpt2" or settings.get("activation_function", "gelu_new") != "gelu_new":
-        raise ValueError(f"config.json describes {settings.get('model_type')!r} with "
-                         f"{settings.get('activation_function')!r}; only GPT-2's kind fits this model")
-    return GPTConfig(settings["vocab_size"], settings["n_positions"], settings["n_embd"], settings["n_head"],
-                     settings["n_layer"], settings.get("resid_pdrop", 0.0), settings.get("tie_word_embeddings", True))
+    fixed = {"model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
+             "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+    for name, value in fixed.items():
+        if settings.get(name, None if name == "model_type" else value) != value:
+            raise ValueError(f"config.json says {name} = {settings.get(name)!r}, this model has {value!r}; "
+                             "only GPT-2's kind can be loaded")
+    sizes = ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")
+    try:
+        return GPTConfig(*(settings[name] for name in sizes), settings.get("resid_pdrop", 0.0),
+                         settings.get("tie_word_embeddings", True))
+    except KeyError as error:
+        raise ValueError(f"config.json lacks {error}") from None
 
 
-# ch05.ipynb, In [24]
+# ch05.ipynb, In [110]
 def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
-    """Build the model around the stored tensors. Raises ValueError, naming it, for one that doesn't fit."""
+    """Build the model around the stored tensors, in float32 or, if they are finer, as they are.
+
+    Raises ValueError, naming it, for one that is missing or doesn't fit.
+    """
     stored = {name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": value
               for name, value in stored.items()}
     with torch.device("meta"):
@@ -993,7 +1038,8 @@ def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
     for ours, (theirs, transposed) in gpt2_names(config).items():
         if theirs not in stored:
             raise ValueError(f"model.safetensors lacks {theirs}")
-        weights[ours] = (stored[theirs].T if transposed else stored[theirs]).float().contiguous()
+        exact = torch.promote_types(stored[theirs].dtype, torch.float32)
+        weights[ours] = (stored[theirs].T if transposed else stored[theirs]).to(exact).contiguous()
         if weights[ours].shape != wanted[ours].shape:
             raise ValueError(f"{theirs} in model.safetensors has shape {tuple(stored[theirs].shape)}, which "
                              "doesn't fit config.json")
@@ -1005,14 +1051,50 @@ def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
     return model.eval()
 
 
-# ch05.ipynb, In [27]
+# ch05.ipynb, In [111]
+def load_training(path: Path) -> dict:
+    """A state of training. Raises ValueError for a damaged one, and for one that would run a program."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise ValueError(f"{path.name} holds more than numbers, and loading it could run any program; "
+                         "delete it, or ask whoever made it for a safe one") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path.name} is damaged ({type(error).__name__}); use another checkpoint") from None
+
+
+# ch05.ipynb, In [112]
+def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
+    """The model in `folder`, in float32 and ready to predict, and its state of training, if it has one.
+
+    Reads what `save_checkpoint` and `transformers` write for GPT-2. Raises ValueError, naming the file, for
+    one that is missing, damaged, or of another kind of model.
+    """
+    folder = Path(folder)
+    try:
+        config = config_from_gpt2(json.loads(read_text(folder / "config.json")))
+        if (folder / "checkpoint.json").exists():
+            check_digests(folder)
+        model = model_from_gpt2(config, load_file(folder / "model.safetensors"))
+        state = folder / "training.pt"
+        return model, load_training(state) if state.exists() else None
+    except FileNotFoundError as error:
+        missing = Path(error.filename or "model.safetensors").name
+        raise ValueError(f"{str(folder)!r} is no checkpoint: {missing} is missing") from None
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError, OSError) as error:
+        raise ValueError(f"the checkpoint {str(folder)!r} can't be used: {error}") from None
+
+
+# ch05.ipynb, In [122]
 SEPARATOR = "<|endoftext|>"                            # begins every document, in text and as a token
 
 
+# ch05.ipynb, In [123]
 def text_pieces(path: str | Path, size: int = 2**20) -> Iterator[str]:
     """A document's separator, then the text of the UTF-8 file in pieces of about `size` characters.
 
-    It is cut before a space between two words, which changes no token. ValueError if it isn't UTF-8.
+    It is cut before white space, which changes no token; only where there is none for long, anywhere.
+    Raises ValueError if it can't be read or isn't UTF-8.
     """
     yield SEPARATOR
     rest = ""
@@ -1020,16 +1102,22 @@ def text_pieces(path: str | Path, size: int = 2**20) -> Iterator[str]:
         with open(path, encoding="utf-8-sig") as stream:
             while block := stream.read(size):
                 rest += block
-                if cut := regex.search(r"(?r)(?<=\S) (?=\S)", rest):             # the last one
-                    yield rest[:cut.start()]
-                    rest = rest[cut.start():]
+                cut = regex.search(r"(?r)(?<=\S)(?=\s)", rest)                   # the last one
+                if cut or len(rest) > 16 * size:
+                    end = cut.start() if cut else len(rest)
+                    yield rest[:end]
+                    rest = rest[end:]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{Path(path).name} is not UTF-8 ({error.reason}); save it as UTF-8, or leave it out") from None
+        raise ValueError(f"{Path(path).name} is not UTF-8 ({error.reason}); save it as UTF-8, or leave it "
+                         "out") from None
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} can't be read ({error.strerror}); mend that, or leave it "
+                         "out") from None
     yield rest
 
 
-# ch05.ipynb, In [28]
-def write_shards(pieces: Iterable[str], tokenizer: BytePairTokenizer, folder: str | Path,
+# ch05.ipynb, In [125]
+def write_shards(pieces: Iterable[str], tokenizer: Tokenizer, folder: str | Path,
                  shard_size: int = 2**24) -> None:
     """Tokenize text once, into files `00000.npy`, `00001.npy`, ... of at most `shard_size` ids in a row.
 
@@ -1041,7 +1129,8 @@ def write_shards(pieces: Iterable[str], tokenizer: BytePairTokenizer, folder: st
     shard, filled, n_shards = np.empty(shard_size, kind), 0, 0
     with whole_folder(folder) as temporary:
         for piece in pieces:
-            ids = np.array(encoding.encode(piece, allowed_special={SEPARATOR}, disallowed_special=()), kind)
+            ids = encoding.encode_to_numpy(piece, allowed_special={SEPARATOR}, disallowed_special=())
+            ids = ids.astype(kind)
             while len(ids):
                 taken = ids[:shard_size - filled]
                 shard[filled:filled + len(taken)], ids = taken, ids[len(taken):]
@@ -1049,10 +1138,11 @@ def write_shards(pieces: Iterable[str], tokenizer: BytePairTokenizer, folder: st
                 if filled == shard_size:
                     np.save(temporary / f"{n_shards:05d}.npy", shard)
                     filled, n_shards = 0, n_shards + 1
-        np.save(temporary / f"{n_shards:05d}.npy", shard[:filled])
+        if filled or not n_shards:
+            np.save(temporary / f"{n_shards:05d}.npy", shard[:filled])
 
 
-# ch05.ipynb, In [29]
+# ch05.ipynb, In [126]
 class TokenShards:
     """What `write_shards` wrote, as one long row of ids that stays on disk; a slice of it is an array."""
 
@@ -1077,33 +1167,51 @@ class TokenShards:
 
     def window_starts(self, end_id: int, context_length: int) -> list[int]:
         """Where windows begin: at every document, and every `context_length` tokens inside a long one."""
-        found = [np.flatnonzero(shard == end_id) + end - len(shard) for shard, end in zip(self.shards, self.ends)]
+        found = [np.flatnonzero(shard == end_id) + end - len(shard)
+                 for shard, end in zip(self.shards, self.ends)]
         documents = sorted({0, *np.concatenate(found).tolist()})
         return [start for begin, end in pairwise([*documents, len(self)])
                 for start in range(begin, end, context_length)]
 # </generated>
 
-
 ROOT = next((p for p in Path(__file__).resolve().parents if (p / "course.py").exists()), Path.cwd())
 sys.path.insert(0, str(ROOT))                                     # for the course's tales and their checker
 
 
+def whole(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """A number above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Pretrain a GPT: on simple tales by default, or on any text.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", nargs="+", metavar="PATH", type=Path, help="text files, folders of .txt and .md files (default: tales)")
     add("--level", choices=["simple", "full"], default="simple", help="which tales (simple)")
-    add("--tokenizer", default="models/tokenizer", metavar="FOLDER", help="gpt2, or a folder with a tokenizer (the course's)")
-    add("--tokens", type=float, default=5e6, metavar="N", help="how many tokens to train on (5e6)")
-    add("--layers", type=int, default=4, metavar="N", help="transformer blocks (4)")
-    add("--heads", type=int, default=4, metavar="N", help="attention heads (4)")
-    add("--channels", type=int, default=128, metavar="N", help="size of a token's vector (128)")
-    add("--context", type=int, default=512, metavar="N", help="the longest text that the model can read, in tokens (512)")
-    add("--window", type=int, default=192, metavar="N", help="tokens in a training window (192)")
-    add("--batch", type=int, default=16, metavar="N", help="windows in a step, over all processes (16)")
-    add("--accumulate", type=int, default=1, metavar="N", help="parts that a step's batch is cut into, to save memory (1)")
-    add("--learning-rate", type=float, default=3e-3, metavar="R", help="at its peak (3e-3)")
+    add("--tokenizer", metavar="FOLDER", help="gpt2, or a folder with a tokenizer (the course's own, models/tokenizer)")
+    add("--tokens", type=positive, default=5e6, metavar="N", help="how many tokens to train on (5e6)")
+    add("--layers", type=whole, default=4, metavar="N", help="transformer blocks (4)")
+    add("--heads", type=whole, default=4, metavar="N", help="attention heads (4)")
+    add("--channels", type=whole, default=128, metavar="N", help="size of a token's vector (128)")
+    add("--context", type=whole, default=512, metavar="N", help="the longest text that the model can read, in tokens (512)")
+    add("--window", type=whole, default=192, metavar="N", help="tokens in a training window (192)")
+    add("--batch", type=whole, default=16, metavar="N", help="windows in a step, over all processes (16)")
+    add("--accumulate", type=whole, default=1, metavar="N", help="parts that a step's batch is cut into, to save memory (1)")
+    add("--learning-rate", type=positive, default=3e-3, metavar="R", help="at its peak (3e-3)")
     add("--warmup", type=int, default=100, metavar="N", help="steps up to the peak (100)")
     add("--weight-decay", type=float, default=0.1, metavar="R", help="on matrices (0.1)")
     add("--dropout", type=float, default=0.0, metavar="R", help="share of values set to zero in training (0)")
@@ -1111,13 +1219,27 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--precision", choices=["auto", "float32", "bfloat16", "float64"], default="auto",
         help="type of the arithmetic (auto: bfloat16 where the device has it)")
     add("--out", type=Path, default=ROOT / "runs" / "tales", metavar="FOLDER", help="where checkpoints go (runs/tales)")
-    add("--log-every", type=int, default=10, metavar="N", help="steps between entries in the curve (10)")
-    add("--checkpoint-every", type=int, default=500, metavar="N", help="steps between checkpoints (500)")
+    add("--log-every", type=whole, default=10, metavar="N", help="steps between entries in the curve (10)")
+    add("--checkpoint-every", type=whole, default=500, metavar="N", help="steps between checkpoints (500)")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --out, if there is one")
     add("--fsdp", action="store_true", help="under torchrun: spread the model over the processes (FSDP2)")
     options = parser.parse_args(arguments)
-    options.fail = parser.error
+    options.resume |= os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"        # torchrun has started us again
     return options
+
+
+def check_options(options: argparse.Namespace, world: int) -> None:
+    """Raise ValueError for options that don't fit each other."""
+    if options.batch % (world * options.accumulate):
+        raise ValueError(f"--batch {options.batch} can't be shared by {world} processes in {options.accumulate} parts each; "
+                         f"choose a multiple of {world * options.accumulate}")
+    if options.checkpoint_every % options.log_every:
+        raise ValueError(f"--checkpoint-every {options.checkpoint_every} is no multiple of --log-every {options.log_every}; "
+                         "make it one, so that a resumed run's curve goes on without a seam")
+    if options.window > options.context:
+        raise ValueError(f"--window {options.window} is longer than --context {options.context}; lengthen the context")
+    if options.fsdp and not dist.is_initialized():
+        raise ValueError("--fsdp spreads a model over processes, and there is only one; start this with torchrun")
 
 
 # ---------------------------------------------------------------- processes and data
@@ -1134,6 +1256,16 @@ def join_processes(options: argparse.Namespace) -> tuple[int, int, torch.device]
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return dist.get_rank(), dist.get_world_size(), device
+
+
+def tokenizer_of(options: argparse.Namespace) -> BytePairTokenizer:
+    """The tokenizer that --tokenizer names. Raises ValueError if there is none."""
+    if options.tokenizer != "gpt2":
+        return load_tokenizer(options.tokenizer or ROOT / "models" / "tokenizer")
+    if (ROOT / "course.py").exists():
+        import course
+        course.setup()                                            # points tiktoken at the vocabulary that the course brings
+    return from_tiktoken(load_tokenizer("gpt2"))
 
 
 def files_of(paths: list[Path]) -> list[Path]:
@@ -1156,34 +1288,47 @@ def digest(value) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def identity(tokenizer) -> str:
-    """A hash that two tokenizers share only if they give the same ids."""
-    return digest(tokenizer.merges if isinstance(tokenizer, BytePairTokenizer) else tokenizer.name)
-
-
-def tales_of(n: int, seed: int, level: str, split: str = "train"):
+def tales_of(n: int, seed: int, level: str, split: str = "train") -> Iterator[str]:
     """The texts of n of the course's tales, each after the separator."""
     from data.tales import generate_tales
     return (SEPARATOR + text for _, text in generate_tales(n, seed, level, split))
+
+
+def pieces_of(files: list[Path]) -> Iterator[str]:
+    """The text of the files in pieces, with progress in bytes."""
+    with tqdm(total=sum(p.stat().st_size for p in files), unit="B", unit_scale=True, desc="tokenizing", disable=None) as bar:
+        for path in files:
+            for piece in text_pieces(path):
+                yield piece
+                bar.update(len(piece.encode("utf-8", "replace")))
 
 
 def shards_of(options: argparse.Namespace, tokenizer: BytePairTokenizer, first: bool) -> TokenShards:
     """The tokens to train on. They are made once, by the first process, and kept beside the run for the next one."""
     if options.data:
         files = files_of(options.data)
-        source = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
-        pieces = (piece for path in tqdm(files, desc="tokenizing", disable=None) for piece in text_pieces(path))
+        source, pieces = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files], pieces_of(files)
     else:
         n = int(options.tokens / TOKENS_PER_TALE[options.level]) + 1000
         source = ["tales", options.level, n, options.seed]
         pieces = tqdm(tales_of(n, options.seed, options.level), total=n, desc="telling tales", disable=None)
-    name = digest([source, identity(tokenizer)])[:16]
-    folder = ROOT / "runs" / "shards" / name
-    if first and not folder.exists():
-        write_shards(pieces, tokenizer, folder)
+    folder = ROOT / "runs" / "shards" / digest([source, digest(tokenizer.merges)])[:16]
+    if first:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):               # another run may be making the same ones
+            if not folder.exists():
+                sweep(folder.parent, folder.name)
+                write_shards(pieces, tokenizer, folder)
     if dist.is_initialized():
         dist.barrier()
     return TokenShards(folder)
+
+
+def sweep(folder: Path, name: str = "*") -> None:
+    """Remove what a killed process left of a folder that it didn't finish."""
+    for kind in ("tmp", "old"):
+        for path in folder.glob(f".{name}.*.{kind}"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class Share:
@@ -1198,25 +1343,24 @@ class Share:
 
 def batches_of(options, tokenizer, rank: int, world: int) -> tuple[Share, dict[str, list]]:
     """The batches to train on, and a few to evaluate on, by name: for tales those of the held-out splits, else the text's end."""
-    if options.batch % (world * options.accumulate):
-        raise ValueError(f"--batch {options.batch} can't be shared by {world} processes in {options.accumulate} parts each; "
-                         f"choose a multiple of {world * options.accumulate}")
     ids = shards_of(options, tokenizer, rank == 0)
     starts = ids.window_starts(tokenizer.eot_token, options.window)
+    if options.data:                                              # its last hundredth, but at least 8 windows, is held out
+        starts = [s for s in starts if s + options.window < len(ids)]
+        last = starts[-max(8, len(starts) // 100):]
+        starts = [s for s in starts if s + options.window < last[0]] if last else []
+    train_batches = TokenBatches(ids, options.window, options.batch, options.seed, starts)
     if options.data:
-        end = int(0.99 * len(ids))
-        held_out = {"held-out text": TokenBatches(ids, options.window, 8, starts=[s for s in starts if s >= end])}
-        starts = [s for s in starts if s + options.window < end]
+        held_out = {"held-out text": TokenBatches(ids, options.window, min(8, len(last)), starts=last)}
     else:
         held_out = {split: held_out_tales(tokenizer, options, split) for split in ("combinations", "skeletons")}
-    train_batches = TokenBatches(ids, options.window, options.batch, options.seed, starts)
     return Share(train_batches, rank, world), {name: [b[i] for i in range(min(8, b.per_epoch))] for name, b in held_out.items()}
 
 
-def held_out_tales(tokenizer, options, split: str) -> TokenBatches:
+def held_out_tales(tokenizer: BytePairTokenizer, options, split: str) -> TokenBatches:
     """Windows that begin with a tale that training never sees."""
-    encoding = tokenizer.to_tiktoken() if isinstance(tokenizer, BytePairTokenizer) else tokenizer
-    ids = encoding.encode("".join(tales_of(200, options.seed + 1, options.level, split)), allowed_special={SEPARATOR})
+    text = "".join(tales_of(200, options.seed + 1, options.level, split))
+    ids = tokenizer.to_tiktoken().encode(text, allowed_special={SEPARATOR})
     starts = [i for i, token_id in enumerate(ids) if token_id == tokenizer.eot_token]
     return TokenBatches(ids, options.window, 8, starts=starts)
 
@@ -1226,15 +1370,15 @@ def held_out_tales(tokenizer, options, split: str) -> TokenBatches:
 class Run:
     """A run in its folder: model, optimizer, curve, and the checkpoints from which it goes on."""
 
-    def __init__(self, options, tokenizer, rank: int, world: int, device: torch.device):
+    def __init__(self, options, tokenizer: BytePairTokenizer, rank: int, world: int, device: torch.device):
         self.options, self.tokenizer, self.rank, self.world, self.device = options, tokenizer, rank, world, device
         self.n_steps = max(1, int(options.tokens / (options.batch * options.window)))
         self.dtype = {"auto": autocast_dtype(device), "bfloat16": torch.bfloat16}.get(options.precision, torch.float32)
+        self.stored = torch.float64 if options.precision == "float64" else torch.float32
         torch.manual_seed(options.seed)
         self.config = GPTConfig(tokenizer.n_vocab, options.context, options.channels, options.heads, options.layers,
                                 options.dropout)
-        bare = GPTModel(self.config).to(device, torch.float64 if options.precision == "float64" else torch.float32)
-        self.model = spread(bare, device, options.fsdp)
+        self.model = spread(GPTModel(self.config).to(device, self.stored), device, options.fsdp)
         self.optimizer = configure_optimizer(self.model, options.learning_rate, options.weight_decay)
         self.start, self.curve = 0, []
         if options.resume and (newest := max(options.out.glob("step-*"), default=None)):
@@ -1244,13 +1388,19 @@ class Run:
         """What has to be the same for a run to go on."""
         names = ("level", "tokens", "window", "batch", "learning_rate", "warmup", "weight_decay", "seed", "precision")
         data = [str(p) for p in self.options.data or []]
-        return {**{name: getattr(self.options, name) for name in names}, "data": data, "tokenizer": identity(self.tokenizer)}
+        return {**{name: getattr(self.options, name) for name in names}, "data": data, "tokenizer": digest(self.tokenizer.merges)}
 
     def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint. Raises ValueError if it belongs to a run with other settings."""
-        stored, state = load_checkpoint(folder)
+        """Go on from a checkpoint. Raises ValueError if it is damaged, or belongs to a run with other settings."""
+        try:
+            stored, state = load_checkpoint(folder)
+        except ValueError as error:
+            raise ValueError(f"{error}; remove that folder, and --resume goes on from the one before") from None
         if state is None:
-            raise ValueError(f"{folder.name} holds a model but no state of training; nothing can go on from there")
+            raise ValueError(f"{folder} holds a model but no state of training; nothing can go on from there")
+        if state["settings"]["tokenizer"] != self.settings()["tokenizer"]:
+            raise ValueError(f"{folder} was trained with another tokenizer than {self.options.tokenizer or 'the course'}'s; "
+                             f"pass --tokenizer {folder}, or another --out")
         for name, value in self.settings().items():
             if state["settings"][name] != value:
                 raise ValueError(f"{folder} belongs to a run with {name} {state['settings'][name]!r}, not {value!r}; "
@@ -1259,21 +1409,28 @@ class Run:
             raise ValueError(f"{folder} holds a model of shape {stored.config}, not {self.config}; use the same, or another --out")
         set_state_dict(self.model, self.optimizer, model_state_dict=stored.state_dict(), optim_state_dict=state["optimizer"],
                        options=StateDictOptions(full_state_dict=True))
-        torch.set_rng_state(state["random"][self.rank])
         self.start, self.curve = state["step"], state["curve"]
+        if len(state["random"]) == self.world:
+            torch.set_rng_state(state["random"][self.rank])
+            if self.device.type != "cpu" and state.get("device_random"):
+                torch.get_device_module(self.device).set_rng_state(state["device_random"][self.rank])
+        else:                                                     # another number of processes: fresh dropout, the same data
+            torch.manual_seed(self.options.seed + self.start + self.rank)
 
     def save(self, step: int) -> None:
         """Write a checkpoint, then remove those before the last two."""
         weights, optimizer = get_state_dict(self.model, self.optimizer,
                                             options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-        random = gather(torch.get_rng_state())
+        training = {"step": step, "settings": self.settings(), "optimizer": optimizer, "curve": self.curve,
+                    "random": gather(torch.get_rng_state())}
+        if self.device.type != "cpu":
+            training["device_random"] = gather(torch.get_device_module(self.device).get_rng_state())
         if self.rank:
             return
         with torch.device("meta"):
-            whole = GPTModel(self.config)
-        whole.load_state_dict(weights, assign=True)
-        training = {"step": step, "settings": self.settings(), "optimizer": optimizer, "random": random, "curve": self.curve}
-        save_checkpoint(self.options.out / f"step-{step:08d}", whole, self.tokenizer, training)
+            whole_model = GPTModel(self.config)
+        whole_model.load_state_dict(weights, assign=True)
+        save_checkpoint(self.options.out / f"step-{step:08d}", whole_model, self.tokenizer, training, self.stored)
         for folder in sorted(self.options.out.glob("step-*"))[:-2]:
             shutil.rmtree(folder)
 
@@ -1289,15 +1446,16 @@ class Run:
             row = {"step": step, "tokens": step * o.batch * o.window, "loss": loss}
             bar.update(step - bar.n)
             bar.set_postfix_str(f"loss {loss:.3f}")
+            self.curve.append(row)
             if step % o.checkpoint_every == 0 or step == self.n_steps:
                 row |= {name: evaluate_loss(self.model, batches) for name, batches in held_out.items()}
+                losses = {name: value for name, value in row.items() if isinstance(value, float)}
+                if not all(map(math.isfinite, losses.values())):  # the weights are broken: they must not become a checkpoint
+                    raise FloatingPointError(f"the losses at step {step} are {losses}; lower --learning-rate, or lengthen --warmup")
                 speed = (step - self.start) * o.batch * o.window / (time.perf_counter() - begun)
-                self.curve.append(row)
-                losses = ", ".join(f"{name} {value:.3f}" for name, value in row.items() if isinstance(value, float))
-                self.say(f"step {step}: {losses}; {speed:,.0f} tokens/s")
+                text = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
+                self.say(f"step {step}: {text}; {speed:,.0f} tokens/s")
                 self.save(step)
-            else:
-                self.curve.append(row)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -1307,9 +1465,21 @@ class Run:
         """Print, if this is the first process."""
         if self.rank == 0:
             tqdm.write(text)
+            sys.stdout.flush()
+
+    def finish(self) -> None:
+        """Put the finished model beside its checkpoints; for tales, let the checker read 200 of its own."""
+        out = self.options.out
+        model, _ = load_checkpoint(max(out.glob("step-*")))
+        save_checkpoint(out / "model", model, self.tokenizer)
+        write_files(out, {"curve.json": json.dumps(self.curve, indent=0) + "\n"})
+        self.say(f"the model is in {out / 'model'}")
+        if not self.options.data:
+            for skill, share in pass_rates(model, self.tokenizer, self.options.level).items():
+                self.say(f"{share:7.1%}  {skill}")
 
 
-def spread(model: GPTModel, device: torch.device, fsdp: bool):
+def spread(model: GPTModel, device: torch.device, fsdp: bool) -> torch.nn.Module:
     """The model as torchrun's processes share it: a copy each (DDP), or a part each (FSDP2); alone it stays as it is."""
     if not dist.is_initialized():
         return model
@@ -1329,7 +1499,7 @@ def gather(value) -> list:
     return values
 
 
-def pass_rates(model: GPTModel, tokenizer, level: str, n: int = 200) -> dict[str, float]:
+def pass_rates(model: GPTModel, tokenizer: BytePairTokenizer, level: str, n: int = 200) -> dict[str, float]:
     """The share of n sampled tales (temperature 0.8, seed 0) that keep each of the checker's skills, and "all of them"."""
     from data.read_tale import skills
     g, texts = torch.Generator().manual_seed(0), []
@@ -1342,41 +1512,46 @@ def pass_rates(model: GPTModel, tokenizer, level: str, n: int = 200) -> dict[str
             "all of them": sum(all(f.values()) for f in found) / len(found)}
 
 
+def work(options: argparse.Namespace, rank: int, world: int, device: torch.device) -> None:
+    """Prepare, train, say what was reached. Raises filelock's Timeout if another run is in the same folder."""
+    check_options(options, world)
+    tokenizer = tokenizer_of(options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with FileLock(options.out / ".lock", timeout=0, thread_local=False) if rank == 0 else nullcontext():
+        if rank == 0:
+            sweep(options.out)
+        if not options.resume and any(options.out.glob("step-*")):
+            raise ValueError(f"{options.out} holds a run already; pass --resume to go on with it, or another --out")
+        batches, held_out = batches_of(options, tokenizer, rank, world)
+        run = Run(options, tokenizer, rank, world, device)
+        run.say(f"{count_parameters(run.config):,} parameters, {run.n_steps:,} steps, {world} x {device.type}, {run.dtype}")
+        run.fit(batches, held_out)
+        if rank == 0:
+            run.finish()
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Prepare, train, say what was reached; returns an exit status."""
-    options = parse(arguments)
+    """The whole script; returns an exit status."""
+    options, rank, world = parse(arguments), 0, 1
     try:
         rank, world, device = join_processes(options)
-        tokenizer = load_tokenizer(options.tokenizer if options.tokenizer == "gpt2" else ROOT / options.tokenizer)
-        options.out.mkdir(parents=True, exist_ok=True)
-        with FileLock(options.out / ".lock", timeout=0, thread_local=False) if rank == 0 else nullcontext():
-            if not options.resume and any(options.out.glob("step-*")):
-                raise ValueError(f"{options.out} holds a run already; pass --resume to go on with it, or another --out")
-            batches, held_out = batches_of(options, tokenizer, rank, world)
-            run = Run(options, tokenizer, rank, world, device)
-            run.say(f"{count_parameters(run.config):,} parameters, {run.n_steps:,} steps, {world} x {device.type}, {run.dtype}")
-            run.fit(batches, held_out)
-            if rank == 0:
-                finish(run)
+        work(options, rank, world, device)
+        return 0
     except Timeout:
-        options.fail(f"another run is writing to {options.out}; wait for it, or pass another --out")
+        problem = f"another run is writing to {options.out}; wait for it, or pass another --out"
     except (ValueError, OSError, FloatingPointError) as error:
-        options.fail(str(error))
+        problem = str(error)
+    except RuntimeError as error:
+        if world == 1:
+            raise
+        problem = f"process {rank} of {world} lost the others ({str(error).splitlines()[0]})"
+    except KeyboardInterrupt:
+        problem = "stopped; --resume goes on from the last checkpoint"
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-    return 0
-
-
-def finish(run: Run) -> None:
-    """Put the finished model beside its checkpoints; for tales, let the checker read 200 of its own."""
-    model, _ = load_checkpoint(max(run.options.out.glob("step-*")))
-    save_checkpoint(run.options.out / "model", model, run.tokenizer)
-    write_files(run.options.out, {"curve.json": json.dumps(run.curve, indent=0) + "\n"})
-    run.say(f"the model is in {run.options.out / 'model'}")
-    if not run.options.data:
-        for skill, share in pass_rates(model, run.tokenizer, run.options.level).items():
-            run.say(f"{share:7.1%}  {skill}")
+    print(f"gpt_train.py: {problem}", file=sys.stderr, flush=True)
+    return 2
 
 
 if __name__ == "__main__":
