@@ -63,19 +63,16 @@ def graph():
 
 @figure("number-formats")
 def number_formats():
-    f = Figure(760, 230)
+    f = Figure(760, 242)
     rows = [("float32", 8, 23), ("bfloat16", 8, 7), ("float16", 5, 10)]
     for i, (name, exponent, fraction) in enumerate(rows):
         y = 52 + 54 * i
-        f.text(20, y + 16, name, size=15, anchor="start", mono=True)
+        f.text(20, y + 11, name, size=15, anchor="start", mono=True)
         x = 118
         for count, color, word in ((1, "gray", "±"), (exponent, "orange", "exponent"), (fraction, "blue", "fraction")):
             for k in range(count):
-                f.box(x + 19 * k, y, 19, 32, color=color, radius=0, edge=0.8)
-            if count > 1:
-                f.text(x + 19 * count / 2, y + 16, f"{count}" if count < 7 else f"{word} {count}", size=13)
-            else:
-                f.text(x + 9.5, y + 16, word, size=13)
+                f.box(x + 19 * k, y, 19, 22, color=color, radius=0, edge=0.8)
+            f.text(x + 19 * count / 2, y + 11 if count == 1 else y + 33, word if count == 1 else f"{word} {count}", size=12.5)
             x += 19 * count
     f.text(
         20,
@@ -87,7 +84,7 @@ def number_formats():
     )
     f.text(
         118,
-        214,
+        224,
         "bfloat16 is float32 cut off after sixteen bits: the same reach, less detail.",
         size=13.5,
         anchor="start",
