@@ -48,6 +48,8 @@ GOING_ON = re.compile(r"(from then on|after (that|this)|at last|in the end|by (t
 OPENING = (r"once there (was|lived)|there (once )?(was|lived) once|once upon a time|this is the story|there was once|"
            r"\b(his|her) name was|HERO was a (\w+ )?(little )?(KIND)\b|HERO, (an?|the) (\w+ )?(little )?(KIND)\b|"
            r"\b(KIND|one|somebody|someone) (called|named) HERO\b|(?<!\" )\bmy name is HERO\b|\bHERO is my name\b")
+CALLED = (r"\b(KIND),? (?:called|named|whose name (?:is|was)) HERO\b|"
+          r"\b(?:HERO|i),? (?:is |was |am |as )?(?:an?|the)(?: \w+){0,2} (KIND)\b")
 GENERAL = words("has is can")                                             # "a fox has big ears": any fox
 
 # ---------------------------------------------------------------- trouble, outcome, mood. THING is the object, HERO the hero

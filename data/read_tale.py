@@ -107,9 +107,7 @@ def read_kind(tale: Tale) -> None:
 
 def called(tale: Tale, i: int) -> list[str]:
     """The kinds that sentence i gives the hero outright: "a little fox called Tiki", "Mia, a girl", "Ben was a boy"."""
-    hero, kind = re.escape(tale.facts.hero), f"({'|'.join(tale.known.kinds)})"
-    told = re.search(rf"\b{kind},? (called|named|whose name (is|was)) {hero}\b|"
-                     rf"\b({hero}|I),? (is |was |am |as )?(an?|the)( \w+){{0,2}} {kind}\b", tale.sentences[i].text)
+    told = tale.known.called.search(plain(tale, i))
     return [word for word in (told.groups() if told else ()) if word in tale.known.kinds]
 
 

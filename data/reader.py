@@ -67,6 +67,7 @@ class Words:
     places: dict[str, list[tuple]]
     people: dict[str, list[tuple]]
     opening: re.Pattern
+    called: re.Pattern
 
 
 def by_first_word(phrases: Iterable[str]) -> dict[str, list[tuple]]:
@@ -85,7 +86,7 @@ def words_of(level: str) -> Words:
     everyone = {*known["helpers"], *cues.FEMALE, *cues.MALE, *cues.PEOPLE, *cues.ANIMALS, *kinds}
     return Words(names, kinds, frozenset(known["traits"]), frozenset(known["helpers"]), by_first_word(known["objects"]),
                  by_first_word(known["places"]), by_first_word(everyone),
-                 re.compile(cues.OPENING.replace("KIND", "|".join(kinds))))
+                 *(re.compile(pattern.replace("KIND", "|".join(kinds))) for pattern in (cues.OPENING, cues.CALLED)))
 
 
 @cache
