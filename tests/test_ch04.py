@@ -350,6 +350,19 @@ def test_a_row_does_not_notice_its_companions(prompts, n, end_id):
         assert len(new) == min(n, 12 - len(prompt)) or new[-1:] == [end_id]
 
 
+def test_every_row_ends_at_its_own_end_token_and_no_other():
+    model, prompts = opinionated(tie_head=False), [[5, 6], [1, 2, 3, 4, 9], [7, 8, 9]]
+    free, ended = generate(model, prompts, 6), 0
+    for end_id in {row[len(prompt) + 1] for prompt, row in zip(prompts, free, strict=True)}:       # each is written by some row
+        expected = []
+        for prompt, row in zip(prompts, free, strict=True):
+            new = row[len(prompt):]
+            expected.append(prompt + (new[:new.index(end_id) + 1] if end_id in new else new))
+        assert generate(model, prompts, 6, end_id) == expected
+        ended += expected != free
+    assert ended
+
+
 def test_generation_is_the_plain_loop():
     model = opinionated()
     row = [3, 1, 4]

@@ -321,7 +321,7 @@ def load_tokenizer(name_or_folder: str | Path) -> BytePairTokenizer | tiktoken.E
     return BytePairTokenizer.load(name_or_folder)
 
 
-# ch03.ipynb, In [51]
+# ch03.ipynb, In [53]
 class MultiHeadAttention(nn.Module):
     """Causal multi-head self-attention (Vaswani et al., 2017) through PyTorch's fused kernel.
 

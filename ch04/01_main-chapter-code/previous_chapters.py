@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-# ch03.ipynb, In [51]
+# ch03.ipynb, In [53]
 class MultiHeadAttention(nn.Module):
     """Causal multi-head self-attention (Vaswani et al., 2017) through PyTorch's fused kernel.
 
