@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-# ch03.ipynb, In [24]
+# ch03.ipynb, In [26]
 def causal_weights(q: Tensor, k: Tensor) -> Tensor:
     """How much each query (..., T, D) looks at each key (..., T, D): weights (..., T, T), future 0."""
     T, D = q.shape[-2:]
@@ -20,7 +20,7 @@ def causal_weights(q: Tensor, k: Tensor) -> Tensor:
     return scores.masked_fill(future, -torch.inf).softmax(dim=-1)  # (..., T, T)
 
 
-# ch03.ipynb, In [25]
+# ch03.ipynb, In [27]
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Scaled dot-product attention on the past (Vaswani et al., 2017): the mixed values and the weights.
 
@@ -30,7 +30,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return weights @ v, weights      # (..., T, T) @ (..., T, E) -> (..., T, E)
 
 
-# ch03.ipynb, In [39]
+# ch03.ipynb, In [41]
 class Head(nn.Module):
     """One causal attention head: (B, T, C) -> (B, T, D)."""
 
@@ -47,7 +47,7 @@ class Head(nn.Module):
         return self.dropout(weights) @ self.value(x)          # (B, T, T) @ (B, T, D) -> (B, T, D)
 
 
-# ch03.ipynb, In [40]
+# ch03.ipynb, In [42]
 class HeadList(nn.Module):
     """Multi-head attention as one would say it: heads one after another, joined by an output projection."""
 
@@ -61,7 +61,7 @@ class HeadList(nn.Module):
         return self.out(torch.cat([head(x) for head in self.heads], dim=-1))  # H × (B, T, D) -> (B, T, C)
 
 
-# ch03.ipynb, In [44]
+# ch03.ipynb, In [46]
 class BatchedHeads(nn.Module):
     """All heads in one product, with the softmax written out: (B, T, C) -> (B, T, C)."""
 
@@ -81,7 +81,7 @@ class BatchedHeads(nn.Module):
         return self.out(mixed.transpose(1, 2).reshape(B, T, C))  # (B, T, H, D) -> (B, T, C)
 
 
-# ch03.ipynb, In [51]
+# ch03.ipynb, In [53]
 class MultiHeadAttention(nn.Module):
     """Causal multi-head self-attention (Vaswani et al., 2017) through PyTorch's fused kernel.
 
@@ -121,7 +121,7 @@ class MultiHeadAttention(nn.Module):
         return (past & padding_mask[:, None, None, :]) | itself                    # (B, 1, T, T)
 
 
-# ch03.ipynb, In [62]
+# ch03.ipynb, In [64]
 def kept_bytes(run: Callable[[], object]) -> int:
     """Bytes that PyTorch keeps for the backward pass of `run`, each piece of memory counted once."""
     kept: dict[int, Tensor] = {}
@@ -136,7 +136,7 @@ def kept_bytes(run: Callable[[], object]) -> int:
     return sum(t.untyped_storage().nbytes() for t in kept.values())
 
 
-# ch03.ipynb, In [64]
+# ch03.ipynb, In [66]
 def fastest(run: Callable[[], object], repeats: int = 7) -> float:
     """Milliseconds of the fastest of several calls, after one to warm up."""
     run()
@@ -148,7 +148,7 @@ def fastest(run: Callable[[], object], repeats: int = 7) -> float:
     return min(times)
 
 
-# ch03.ipynb, In [68]
+# ch03.ipynb, In [70]
 def copying_batch(n_rows: int, generator: torch.Generator,
                   periods: tuple[int, int] = (4, 9)) -> tuple[Tensor, Tensor]:
     """Rows (B, 24) of a random block of different tokens, repeated, and each block's length (B, 1)."""
@@ -157,7 +157,7 @@ def copying_batch(n_rows: int, generator: torch.Generator,
     return block.gather(1, torch.arange(24).expand(n_rows, 24) % period), period  # (B, T)
 
 
-# ch03.ipynb, In [70]
+# ch03.ipynb, In [72]
 class CopyingModel(nn.Module):
     """Token and position embeddings, attention layers that add to them, scores for the next of 16 tokens."""
 
@@ -175,7 +175,7 @@ class CopyingModel(nn.Module):
         return self.head(x)                                                          # (B, T, 16)
 
 
-# ch03.ipynb, In [71]
+# ch03.ipynb, In [73]
 def copying_accuracy(model: CopyingModel, generator: torch.Generator,
                      periods: tuple[int, int] = (4, 9)) -> float:
     """The share of tokens guessed right on 500 fresh rows, counted from the second time round."""
@@ -185,7 +185,7 @@ def copying_accuracy(model: CopyingModel, generator: torch.Generator,
     return right[torch.arange(1, 24) >= period].float().mean().item()
 
 
-# ch03.ipynb, In [72]
+# ch03.ipynb, In [74]
 def train_copying(model: CopyingModel, generator: torch.Generator, n_steps: int = 300) -> list[float]:
     """Train on rows that are always new; returns each step's loss, counted from the second time round."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0)
