@@ -97,7 +97,7 @@ def reset(chapters: list[str], root: Path = ROOT) -> int:
             print(f"reset: git could not put {chapter} back; your copies are in {aside.relative_to(root).as_posix()}")
             return 1
         print(
-            f"{chapter}: {len(changed)} changed files put back as they came"
+            f"{chapter}: {len(changed)} changed {'file' if len(changed) == 1 else 'files'} put back"
             + (f"; your copies are in {aside.relative_to(root).as_posix()}" if changed else "")
         )
     return 0
