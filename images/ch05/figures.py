@@ -1,6 +1,106 @@
 """The figures of chapter 5. `python course.py figures` draws them again."""
 
+import math
+
 from images.kit import MUTED, Figure, figure
+
+# ---------------------------------------------------------------- 5.6 sampling, 5.7 the cache
+
+@figure("dart")
+def dart():
+    f = Figure(760, 210)
+    x, width = 60, 640
+    f.text(x + 0.62 * width, 26, "a random number: 0.62", size=14, bold=True)
+    f.arrow(x + 0.62 * width, 38, x + 0.62 * width, 82, color="red", width=2.6)
+    for word, p, color in (("cat", 0.5, "blue"), ("fox", 0.3, "orange"), ("boat", 0.15, "green"), ("umbrella", 0.05, "purple")):
+        f.box(x, 86, p * width, 56, color=color, radius=2)
+        if p > 0.1:
+            f.text(x + p * width / 2, 105, word, mono=True, bold=True)
+            f.text(x + p * width / 2, 126, f"{p}", size=13)
+        else:
+            f.text(x + p * width / 2 + 18, 62, f"{word}\n{p}", size=13)
+            f.line(x + p * width / 2, 78, x + p * width / 2, 86, color=MUTED, width=1.2)
+        x += p * width
+    for end in (0, 0.5, 0.8, 0.95, 1):
+        f.line(60 + end * width, 146, 60 + end * width, 154, width=1.4)
+        f.text(60 + end * width, 166, str(end), size=13, color=MUTED)
+    f.text(380, 193, "greedy always takes the widest piece; a dart takes each piece as often as it is wide", size=13, color=MUTED)
+    return f
+
+
+@figure("temperature")
+def temperature():
+    f = Figure(760, 260)
+    words, logits = ("cat", "fox", "boat", "bell", "mud"), (3.0, 2.2, 1.6, 0.9, 0.0)
+    for x, t in ((40, 0.5), (290, 1.0), (540, 2.0)):
+        powers = [math.exp(z / t) for z in logits]
+        f.text(x + 88, 24, f"temperature {t:g}", bold=True)
+        f.bars(x, 200, [p / sum(powers) for p in powers], list(words), width=30, gap=8, height=150, top=0.85,
+               color="blue", size=12)
+    f.text(380, 242, "the order of the bars never changes; only their distances do", size=13, color=MUTED)
+    return f
+
+
+@figure("filters")
+def filters():
+    f = Figure(760, 420)
+    decided = [0.86, 0.06, 0.03, 0.02, 0.01, 0.01, 0.006, 0.004]
+    undecided = [0.20, 0.17, 0.15, 0.13, 0.12, 0.10, 0.06, 0.04, 0.02, 0.01]
+    f.text(100, 118, "decided", bold=True, anchor="end")
+    f.text(100, 300, "open", bold=True, anchor="end")
+    for x, rule in ((120, "top_k = 3"), (335, "top_p = 0.85"), (550, "min_p = 0.25")):
+        f.text(x + 90, 24, rule, mono=True, bold=True)
+        for base, probs in ((180, decided), (362, undecided)):
+            before, best, kept = 0.0, probs[0], 0
+            for i, p in enumerate(probs):
+                keeps = {"k": i < 3, "p": before < 0.85, "n": p >= 0.25 * best}[rule[4] if rule[0] == "t" else "n"]
+                before, kept = before + p, kept + keeps
+                f.bars(x + i * 18, base, [p], width=14, gap=0, height=118, top=best, color="blue" if keeps else "gray", format="")
+            if rule[0] == "m":
+                f.line(x - 6, base - 29.5, x + 180, base - 29.5, color="red", width=1.6, dashed=True)
+            f.text(x + 90, base + 18, f"keeps {kept}", size=14, bold=True, color="blue")
+    f.text(380, 406, "blue is kept, gray is cut; each row has its own scale", size=13, color=MUTED)
+    return f
+
+
+def looks(f: Figure, x: float, y: float, n: int, color_of, cell: float = 44) -> None:
+    """The triangle of who looks at whom, n tokens, each cell in the color that `color_of(row, column)` says."""
+    for row in range(n):
+        f.text(x - 22, y + (row + 0.5) * cell, str(row + 1), size=14)
+        f.text(x + (row + 0.5) * cell, y - 14, str(row + 1), size=14)
+        for column in range(n):
+            f.box(x + column * cell, y + row * cell, cell, cell, color=color_of(row, column), radius=0, edge=1)
+
+
+@figure("cache")
+def cache():
+    f = Figure(760, 392)
+    f.text(202, 24, "without a cache", bold=True)
+    f.text(560, 24, "with a cache", bold=True)
+    looks(f, 92, 92, 5, lambda row, column: "white" if column > row else "blue" if row == 4 else "red")
+    looks(f, 450, 92, 5, lambda row, column: "white" if row < 4 else "blue" if column == 4 else "green")
+    for x in (202, 560):
+        f.text(x, 58, "keys and values of token", size=13, color=MUTED)
+    f.text(32, 202, "query\nof\ntoken", size=13, color=MUTED)
+    f.text(202, 346, "red: computed again, as at every step before\nblue: new", size=13)
+    f.text(560, 346, "green: kept keys and values, only looked at\nblue: the new token's own", size=13)
+    return f
+
+
+@figure("cache-mask")
+def cache_mask():
+    f = Figure(760, 340)
+    looks(f, 120, 56, 6, lambda row, column: ("gray" if row < 4 else "blue") if column <= row else "white", cell=40)
+    f.text(240, 322, "keys: S = 6 tokens in all", size=14, color=MUTED)
+    f.text(40, 136, "read\nbefore", size=14, color=MUTED)
+    f.text(40, 256, "new,\nT = 2", size=14, bold=True, color="blue")
+    f.arrow(376, 256, 440, 256)
+    f.text(580, 184, "the mask", bold=True)
+    f.grid(460, 216, [["1", "1", "1", "1", "1", "0"], ["1"] * 6], cell=40, size=14,
+           colors=[["blue"] * 5 + ["white"], ["blue"] * 6])
+    f.text(580, 322, "ones(T, S).tril(S - T)", size=14, mono=True)
+    return f
+
 
 # ---------------------------------------------------------------- 5.11 to 5.14
 
