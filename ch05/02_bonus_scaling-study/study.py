@@ -21,15 +21,15 @@ import course
 
 course.setup("ch05/02_bonus_scaling-study")
 sys.path.append(str(course.ROOT / "ch02" / "01_main-chapter-code"))
-import numpy as np
-import torch
-import torch.nn.functional as F
-from ch02 import train_bpe, write_files
-from ch05 import TokenBatches, configure_optimizer, cosine_schedule, evaluate_loss, train
-from previous_chapters import BytePairTokenizer, GPTConfig, GPTModel
-from torch import Tensor
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch import Tensor  # noqa: E402
 
-from data.tales import generate_tales
+from ch02 import train_bpe, write_files  # noqa: E402
+from ch05 import TokenBatches, configure_optimizer, cosine_schedule, evaluate_loss, train  # noqa: E402
+from data.tales import generate_tales  # noqa: E402
+from previous_chapters import BytePairTokenizer, GPTConfig, GPTModel  # noqa: E402
 
 VOCAB_SIZE, WINDOW, BATCH, SEED = 512, 64, 4, 5
 SIZES = ((24, 2, 2), (32, 2, 2), (48, 3, 3), (64, 3, 4))          # channels, layers, heads: the law is fitted to these
@@ -90,6 +90,48 @@ def one_run(size: tuple[int, int, int], n_tokens: int, stream: Sequence[int], he
             "processor_seconds": round(time.process_time() - begun, 1)}
 
 
+def law(constants: Tensor, N: Tensor, D: Tensor) -> Tensor:
+    """L = E + A / N^a + B / D^b for the constants (5,) = log E, log A, a, log B, b and n pairs (N, D), each (n,): (n,)."""
+    log_E, log_A, a, log_B, b = constants
+    return log_E.exp() + (log_A - a * N.log()).exp() + (log_B - b * D.log()).exp()                   # (n,)
+
+
+STARTS = [torch.tensor([log_E, 11 * a + 0.5, a, 12 * b + 0.5, b], dtype=torch.double)               # both terms begin near 1.6
+          for log_E in (-1.0, 0.5) for a in (0.2, 0.6) for b in (0.2, 0.6)]
+
+
+def fit_law(N: Tensor, D: Tensor, loss: Tensor, starts: Sequence[Tensor] = STARTS) -> tuple[Tensor, float]:
+    """The constants (5,) with which `law` comes closest to n losses, and how far off it is, the best from all starts.
+
+    The misfit is Huber's (delta 0.001) on the log of the loss, as Hoffmann and others (2022, section 3.3) take it: few bad
+    runs don't pull the curve. Raises ValueError for fewer than six runs, as five constants fit any five of them.
+    """
+    if len(loss) < 6:
+        raise ValueError(f"{len(loss)} runs can't test a law of five constants; give it at least 6")
+    N, D, target = N.double(), D.double(), loss.double().log()                                       # (n,) each
+
+    def misfit(constants):
+        gap = law(constants, N, D).log() - target                                                    # (n,)
+        return F.huber_loss(gap, torch.zeros_like(gap), reduction="mean", delta=1e-3) / 1e-3
+
+    fits = []
+    for start in starts:
+        constants = start.clone().requires_grad_()
+        downhill = torch.optim.LBFGS([constants], max_iter=300, tolerance_grad=1e-9, tolerance_change=1e-12,
+                                     history_size=20, line_search_fn="strong_wolfe")
+
+        def closure(constants=constants, downhill=downhill):
+            downhill.zero_grad()
+            value = misfit(constants)
+            value.backward()
+            return value
+
+        downhill.step(closure)
+        fits.append((misfit(constants).item(), constants.detach()))
+    value, best = min((fit for fit in fits if fit[0] == fit[0]), key=lambda fit: fit[0])             # NaN is out
+    return best, value
+
+
 def commit() -> str:
     """The commit this ran at, or "unknown" outside a git checkout."""
     try:
@@ -97,6 +139,14 @@ def commit() -> str:
         return found.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def fitted(runs: list[dict]) -> dict:
+    """The law's constants, from the runs of the sizes that it may see."""
+    N, D, loss = (torch.tensor([run[key] for run in runs if run["channels"] != HELD_OUT[0]]) for key in ("N", "D", "loss"))
+    (log_E, log_A, a, log_B, b), misfit = fit_law(N, D, loss)
+    constants = {"E": log_E.exp(), "A": log_A.exp(), "a": a, "B": log_B.exp(), "b": b, "misfit": misfit}
+    return {name: float(f"{value:.4g}") for name, value in constants.items()}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -122,6 +172,8 @@ def main(arguments: list[str] | None = None) -> int:
         record["runs"].append(one_run(size, budget, stream, held_out) | {"commit": commit()})
         write_files(HERE, {RESULTS.name: json.dumps(record, indent=1) + "\n"})
         print(record["runs"][-1], flush=True)
+    if len(record["runs"]) == len(wanted):
+        write_files(HERE, {RESULTS.name: json.dumps(record | {"law": fitted(record["runs"])}, indent=1) + "\n"})
     print(f"{len(record['runs'])} of {len(wanted)} runs are in {RESULTS.name}")
     return 0
 
