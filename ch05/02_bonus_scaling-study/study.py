@@ -15,8 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import course
 
 course.setup("ch05/02_bonus_scaling-study")
@@ -31,6 +30,7 @@ from ch05 import TokenBatches, configure_optimizer, cosine_schedule, evaluate_lo
 from data.tales import generate_tales  # noqa: E402
 from previous_chapters import BytePairTokenizer, GPTConfig, GPTModel  # noqa: E402
 
+HERE = Path(__file__).resolve().parent
 VOCAB_SIZE, WINDOW, BATCH, SEED = 512, 64, 4, 5
 SIZES = ((24, 2, 2), (32, 2, 2), (48, 3, 3), (64, 3, 4))          # channels, layers, heads: the law is fitted to these
 HELD_OUT = (96, 3, 6)                                             # and has to predict this one
