@@ -13,6 +13,85 @@ from exercises import expect
 
 # ------------------------------------------------------------------------------- sampling and the cache (5.4, 5.5), scale (5.10)
 
+def check_gumbel_sample(gumbel_sample) -> str:
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0], [-1.0, 0.0, 3.0, 0.0]])
+    many = logits.repeat_interleave(6000, dim=0)                                 # (12000, 4)
+    before = many.clone()
+
+    def shares(temperature):
+        y = gumbel_sample(many, temperature, torch.Generator().manual_seed(0))
+        expect(isinstance(y, torch.Tensor) and y.shape == (12000,) and y.dtype == torch.long,
+               "Return one id for each row, shape (B,): the argmax over the last axis.")
+        return torch.stack([row.bincount(minlength=4) for row in y.view(2, 6000)]) / 6000
+
+    def off(found, expected):
+        return (found - expected).abs().max().item()
+
+    at_one, cold = shares(1.0), shares(0.5)
+    expect(torch.equal(many, before), "The logits that you were given have changed; add the noise to a new tensor.")
+    one_hot = torch.eye(4)[logits.argmax(dim=-1)]
+    expect(off(at_one, one_hot) > 0.01, "It always takes the best token. Is the noise added before the argmax?")
+    expect(off(at_one, at_one.round()) > 0.01, "All rows with the same logits get the same token: each number needs noise of its "
+           "own. Give torch.rand the shape of the logits.")
+    right = logits.softmax(dim=-1)
+    expect(off(at_one, (-logits).softmax(dim=-1)) > 0.05, "Bad tokens come out most often. Take the largest sum, not the smallest.")
+    normal = torch.stack([(row + torch.randn(20_000, 4, generator=torch.Generator().manual_seed(1))).argmax(dim=-1)
+                          .bincount(minlength=4) / 20_000 for row in logits])
+    expect(off(at_one, normal) > 0.025 or off(at_one, right) < 0.02,
+           "That is normal noise (randn); the sum is then not distributed as softmax. Use -ln(-ln u) with u from torch.rand.")
+    expect(off(at_one, right) < 0.025,
+           "At temperature 1 the shares differ from softmax. The noise is -ln(-ln u), with both minus signs, for u from 0 to 1.")
+    expect(off(cold, right) > 0.025, "The temperature changes nothing, or it divides the sum of logits and noise, and the largest "
+           "stays the largest. Divide the logits alone.")
+    expect(off(cold, (logits / 2).softmax(dim=-1)) > 0.025,
+           "Colder makes it more random: you multiply the logits by the temperature, or divide the noise by it. Divide the logits.")
+    expect(off(cold, (logits / 0.5).softmax(dim=-1)) < 0.025,
+           "At temperature 0.5 the shares differ from softmax(logits / 0.5). Only the logits are divided, the noise isn't.")
+    first, again = (gumbel_sample(many, 1.0, torch.Generator().manual_seed(7)) for _ in range(2))
+    expect(torch.equal(first, again), "Two runs with the same seed differ: pass `generator` on to torch.rand.")
+    return "This is how one draws on a device without reading anything back, and how gradients can flow through a draw."
+
+
+def check_cache_bytes(cache_bytes) -> str:
+    for config, batch, n_tokens, bytes_each in ((ch05.GPTConfig(), 1, 1_024, 2), (ch05.GPTConfig(100, 64, 32, 4, 3), 5, 60, 4)):
+        y = cache_bytes(config, batch, n_tokens, bytes_each)
+        C, L, H = config.n_channels, config.n_layers, config.n_heads
+        right = 2 * L * C * batch * n_tokens * bytes_each
+        for wrong, hint in {
+            right // 2: "That counts keys or values, not both.",
+            right // L: "That is one layer; each layer keeps its own keys and values.",
+            right // batch if batch > 1 else None: "That is one row; each row of the batch has its own cache.",
+            right // bytes_each: "That is the number of numbers; each takes `bytes_each` bytes.",
+            right * H: "The heads are counted twice: H heads of size D = C / H make C numbers, whatever H is.",
+            right // H: "That is one head; all H of them, D = C / H each, make C numbers.",
+            right * 3 // 2: "Queries needn't be kept: only the newest token asks.",
+            right * config.context_length // n_tokens if n_tokens != config.context_length else None:
+                "That is for the full context; this cache grows with the text, so count `n_tokens`.",
+        }.items():
+            expect(y != wrong or wrong == right, hint)
+        expect(y == right, f"For {batch} rows of {n_tokens} tokens with {C} channels and {L} layers, {bytes_each} bytes each, "
+               f"the answer is {right:,}, not {y}.")
+    return "Real models share keys and values among heads for this reason; chapter 8's supplements do, too."
+
+
+def check_best_size(best_size) -> str:
+    for flops in (1.2e10, 5.76e23):
+        y = best_size(flops)
+        expect(isinstance(y, tuple | list) and len(y) == 2, "Return two numbers: parameters and tokens.")
+        n, d = map(float, y)
+        close = {name: abs(value / target - 1) < 0.01 for name, (value, target) in {
+            "right": (n, (flops / 120) ** 0.5), "swapped": (d, (flops / 120) ** 0.5), "no six": (n, (flops / 20) ** 0.5),
+            "two": (n, (flops / 40) ** 0.5), "no root": (n, flops / 120), "turned": (n, (flops * 20 / 6) ** 0.5)}.items()}
+        expect(not (close["swapped"] and abs(n / d / 20 - 1) < 0.01), "The two numbers are in the other order: parameters first.")
+        expect(not close["no six"], "You spend one FLOP for each parameter and token; training costs six.")
+        expect(not close["two"], "Two FLOPs for each parameter and token is the forward pass alone; training costs six.")
+        expect(not close["no root"], "The root is missing: with D = 20 N the cost is 6 · N · 20 N, and N stands in it twice.")
+        expect(not close["turned"], "You have 20 parameters for each token; it should be 20 tokens for each parameter.")
+        expect(close["right"], f"For {flops:.3g} FLOPs, {(flops / 120) ** 0.5:.3g} parameters would be right, not {n:.3g}. "
+               "Solve 6 N · 20 N = FLOPs for N.")
+        expect(abs(d / n / 20 - 1) < 0.01, f"The size is right, but {d:.3g} tokens aren't 20 for each parameter.")
+    return "Chinchilla itself: 70 billion parameters, 1.4 trillion tokens."
+
 
 # ----------------------------------------------------------------------------------------------- checkpoints, data (5.8, 5.9)
 
@@ -89,6 +168,9 @@ def check_combine(combine) -> str:
 
 
 CHECKS = {
+    "5.4": check_gumbel_sample,
+    "5.5": check_cache_bytes,
     "5.8": check_write_whole,
     "5.9": check_combine,
+    "5.10": check_best_size,
 }

@@ -657,13 +657,14 @@ def penalize_repetition(logits: Tensor, rows: Sequence[Sequence[int]], penalty: 
     if penalty == 1:
         return logits
     logits = logits.clone()
-    for scores, row in zip(logits, rows, strict=True):                           # (V,) each
+    for i, row in enumerate(rows):
         seen = torch.tensor(sorted(set(row)), dtype=torch.long, device=logits.device)
-        scores[seen] = torch.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
+        scores = logits[i, seen]                                                 # those that stand in the row
+        logits[i, seen] = torch.where(scores > 0, scores / penalty, scores * penalty)
     return logits
 
 
-# ch05.ipynb, In [79]
+# ch05.ipynb, In [76]
 class CachedAttention(MultiHeadAttention):
     """`MultiHeadAttention` that remembers: keys and values of earlier tokens come from outside and are returned."""
 
@@ -684,7 +685,7 @@ class CachedAttention(MultiHeadAttention):
         return self.out(mixed.transpose(1, 2).reshape(B, T, C)), (k, v)          # (B, T, C)
 
 
-# ch05.ipynb, In [81]
+# ch05.ipynb, In [78]
 Cache = list[tuple[Tensor, Tensor]]                    # keys and values, (B, H, S, D) each, of every layer
 
 
@@ -721,7 +722,7 @@ class CachedGPTModel(GPTModel):
         return self.final_norm(x[:, -1]), grown
 
 
-# ch05.ipynb, In [83]
+# ch05.ipynb, In [80]
 @torch.no_grad()
 def generate_cached(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_tokens: int,
                     end_id: int | None = None, choose: Callable[[Tensor], Tensor] = greedy,

@@ -348,6 +348,21 @@ class MultiHeadAttention(nn.Module):
         return (past & padding_mask[:, None, None, :]) | itself                    # (B, 1, T, T)
 
 
+# ch03.ipynb, In [64]
+def kept_bytes(run: Callable[[], object]) -> int:
+    """Bytes that PyTorch keeps for the backward pass of `run`, each piece of memory counted once."""
+    kept: dict[int, Tensor] = {}
+
+    def weigh(t: Tensor) -> Tensor:
+        kept.setdefault(t.untyped_storage().data_ptr(), t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(weigh, lambda t: t):
+        result = run()
+    assert result is not None  # the result holds the graph, and the graph the tensors, until here
+    return sum(t.untyped_storage().nbytes() for t in kept.values())
+
+
 # ch04.ipynb, In [4]
 @dataclass(frozen=True)
 class GPTConfig:
