@@ -1,5 +1,6 @@
 """What a right answer to each exercise of chapter 5 does, and the hint for each usual mistake."""
 
+import math
 import tempfile
 from pathlib import Path
 
@@ -9,6 +10,154 @@ import ch05
 from exercises import expect
 
 # ------------------------------------------------------------- the loss, the loop, the run and its head (5.1-5.3, 5.6, 5.7)
+
+def close(a, b, tolerance: float = 1e-6) -> bool:
+    """Whether two tensors or numbers agree in shape and value."""
+    a, b = torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64)
+    return a.shape == b.shape and torch.allclose(a, b, atol=tolerance, rtol=1e-5)
+
+
+def check_bits_per_byte(bits_per_byte) -> str:
+    loss, n_tokens, n_bytes = 2.5, 300, 1_200
+    y, right = bits_per_byte(loss, n_tokens, n_bytes), 2.5 / math.log(2) * 300 / 1_200
+    for wrong, hint in {
+        loss * n_tokens / n_bytes: "That is in nats. One nat is 1 / ln 2 bits.",
+        loss * math.log(2) * n_tokens / n_bytes: "A nat is more than a bit, not less: divide by ln 2.",
+        loss / math.log(2) * n_bytes / n_tokens: "Tokens and bytes have changed places: the total surprise is the loss times the number of tokens.",
+        loss / math.log(2): "Those are bits per token. Tokens differ from one tokenizer to the next; bytes don't.",
+        loss / math.log(2) * n_tokens: "Those are the bits of the whole text; share them out among its bytes.",
+        math.exp(loss) * n_tokens / n_bytes: "That starts from the perplexity. Take the loss: nats add up, perplexities don't.",
+    }.items():
+        expect(not close(y, wrong), hint)
+    expect(close(y, right), "The number differs from loss / ln 2 · n_tokens / n_bytes.")
+    return "A zip program is measured in the same unit."
+
+
+def check_adamw_step(adamw_step) -> str:
+    g = torch.Generator().manual_seed(0)
+    start = torch.randn(5, generator=g)
+    gradients = [torch.randn(5, generator=g) * scale for scale in (1.0, 100.0, 0.01)]
+    weight = torch.nn.Parameter(start.clone())
+    theirs = torch.optim.AdamW([weight], lr=0.1, betas=(0.9, 0.95), weight_decay=0.1, eps=1e-8)
+    w, m, v = start.clone(), torch.zeros(5), torch.zeros(5)
+    for t, gradient in enumerate(gradients, start=1):
+        weight.grad = gradient.clone()
+        before = weight.detach().clone()
+        theirs.step()
+        kept = (w.clone(), gradient.clone(), m.clone(), v.clone())
+        found = adamw_step(w, gradient, m, v, t, 0.1)
+        expect(isinstance(found, tuple) and len(found) == 3, "Return three tensors: the new w, m and v.")
+        expect(all(map(torch.equal, kept, (w, gradient, m, v))),
+               "A tensor that you were given has changed; return new ones instead of writing into them.")
+        state = theirs.state[weight]
+        expect(not close(found[1], 0.1 * kept[2] + 0.9 * gradient),
+               "In m, the old average and the new gradient have changed places: β₁ belongs to the old one.")
+        expect(close(found[1], state["exp_avg"]), "m differs from β₁ m + (1 - β₁) g.")
+        expect(not close(found[2], 0.95 * kept[3] + 0.05 * gradient), "v averages the squares of the gradient, not the gradient.")
+        expect(close(found[2], state["exp_avg_sq"], 1e-4), "v differs from β₂ v + (1 - β₂) g².")
+        new_m, new_v = found[1], found[2]
+        m_hat, v_hat = new_m / (1 - 0.9**t), new_v / (1 - 0.95**t)
+        step = 0.1 * m_hat / (v_hat.sqrt() + 1e-8)
+        shrunk = 0.99 * before
+        expect(not close(found[0], before + step), "You go up the slope, and without decay: the step is subtracted.")
+        expect(not close(found[0], before - step), "The decay is missing: w also shrinks by rate · decay · w.")
+        expect(not close(found[0], shrunk + step), "You go up the slope: the step is subtracted.")
+        expect(not close(found[0], shrunk - 0.1 * new_m / (new_v.sqrt() + 1e-8)),
+               "The averages are not corrected: divide m by 1 - β₁ᵗ and v by 1 - β₂ᵗ before they are used.")
+        expect(not close(found[0], shrunk - 0.1 * m_hat / (v_hat + 1e-8)), "The root of v̂ is missing.")
+        expect(not close(found[0], 0.9 * before - step),
+               "w shrinks by the decay alone; it should by rate · decay, so that a smaller rate also decays less.")
+        expect(close(found[0], weight.detach(), 1e-5),
+               "w differs from PyTorch's AdamW: (1 - rate · decay) w - rate · m̂ / (√v̂ + ε).")
+        w, m, v = found
+    return "Three steps equal to PyTorch's."
+
+
+def check_contaminated_share(contaminated_share) -> str:
+    train = [[1, 2, 3, 4, 5, 6], [7, 8, 9, 10]]
+    inside = [[0, 0, 2, 3, 4, 0]]                          # three in a row
+    expect(contaminated_share(train, inside, 3) != contaminated_share(train, inside, 4) or contaminated_share(train, inside, 3) not in (0, 0.0),
+           "[0, 0, 2, 3, 4, 0] shares the run 2, 3, 4 with a training text; with n = 3 it is contaminated.")
+    expect(contaminated_share(train, inside, 3) == 1,
+           "With n = 3, a text that holds 2, 3, 4 is contaminated: the share should be 1.")
+    expect(contaminated_share(train, inside, 4) == 0, "With n = 4 it isn't: only three tokens in a row are shared.")
+    expect(contaminated_share(train, [[4, 3, 2]], 3) == 0,
+           "The order matters: 4, 3, 2 isn't in any training text. Sets of tokens forget it.")
+    expect(contaminated_share(train, [[5, 6, 7, 8]], 3) == 0,
+           "No training text holds 5, 6, 7: that run crosses from one text into the next. Collect the runs of each text by itself.")
+    expect(contaminated_share(train, [[4, 5, 6], [8, 9, 10]], 3) == 1,
+           "4, 5, 6 and 8, 9, 10 are the last runs of their texts and are missed: there are len - n + 1 runs.")
+    found = contaminated_share(train, [[1, 2, 3, 4, 5, 6], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], 3)
+    expect(found != 4, "That counts the shared runs. Count texts, each once.")
+    expect(found != 1, "That is a number of texts; return the share, between 0 and 1.")
+    expect(found != 0.4 and found == 0.25,
+           f"One of four validation texts is contaminated; you return {found}. Each text counts once, however long.")
+    expect(contaminated_share(train, [[1, 2]], 3) == 0, "A text shorter than n has no run of n tokens and isn't contaminated.")
+    return "Reports on large models call it n-gram overlap; 13 words is a usual length."
+
+
+def check_window_starts(window_starts) -> str:
+    ids = [9, 1, 2, 3, 9, 4, 5, 6, 7, 8, 1, 2, 9, 3]       # texts at 0, 4 and 12; the second has eight tokens
+    y = list(window_starts(ids, 9, 3))
+    right = [0, 3, 4, 7, 10, 12]
+    expect(y != [0, 4, 12], "Long texts get one window only, and their rest is never read: go on every T tokens inside them.")
+    expect(y != list(range(0, 14, 3)), "That cuts anywhere. Begin anew at every separator.")
+    expect(sorted(y) != [1, 4, 5, 8, 11, 13],
+           "You begin after the separator; begin at it, so that the window tells that a text begins.")
+    expect(len(set(y)) == len(y), f"Some positions come twice: {y}.")
+    expect(y == sorted(y), f"Return the positions in order; yours are {y}.")
+    expect(y == right, f"For the ids {ids}, separator 9 and T = 3, the starts are {right}; you return {y}.")
+    middle = list(window_starts([1, 2, 9, 3], 9, 8))
+    expect(middle != [2], "A row that doesn't begin with a separator begins with a text all the same: position 0 is missing.")
+    expect(middle == [0, 2], f"For [1, 2, 9, 3] the starts are [0, 2]; you return {middle}.")
+    return "`TokenShards.window_starts` in section 5.14 does this for text larger than memory."
+
+
+def check_mean_ablated(mean_ablated) -> str:
+    torch.manual_seed(0)
+    model = ch05.GPTModel(ch05.GPTConfig(30, 16, 24, 3, 2)).eval()
+    for matrix in (p for p in model.parameters() if p.dim() == 2):
+        torch.nn.init.normal_(matrix, std=0.3)
+    token_ids = torch.randint(30, (2, 7), generator=torch.Generator().manual_seed(1))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def changed(layer, part, change):
+        def hook(_, inputs):
+            x = inputs[0].clone()                          # (B, T, C)
+            x[..., part] = change(x[..., part])
+            return (x,)
+
+        handle = model.blocks[layer].attention.out.register_forward_pre_hook(hook)
+        try:
+            return model(token_ids)
+        finally:
+            handle.remove()
+
+    with torch.no_grad():
+        y, plain = mean_ablated(model, 1, 2, token_ids), model(token_ids)
+    expect(all(torch.equal(before[name], value) for name, value in model.state_dict().items()),
+           "The model's weights have changed; it should be as before when you are done.")
+    hooked = bool(model.blocks[1].attention.out._forward_pre_hooks) or bool(model.blocks[0].attention.out._forward_pre_hooks)
+    expect(not hooked, "Your hook is still there: every later call will be changed too. Call `remove()` on its handle.")
+    expect(isinstance(y, torch.Tensor) and y.shape == (2, 7, 30), "Return the logits of all positions, (B, T, V).")
+    own, across = slice(16, 24), slice(2, 24, 3)
+    expect(not close(y, plain), "Nothing changed. A pre-hook has to return the new input, as a tuple or tensor.")
+    expect(not close(y, changed(1, own, torch.zeros_like)), "That is silence: the head gives zeros. Give its mean instead.")
+    expect(not close(y, changed(1, own, lambda x: x.mean(dim=1, keepdim=True).expand_as(x))),
+           "The mean is taken over the positions of each row; take it over the rows as well.")
+    expect(not close(y, changed(1, own, lambda x: x.mean().expand_as(x))),
+           "One number for all of the head's D channels: keep the channels apart, mean over rows and positions only.")
+    expect(not close(y, changed(1, own, lambda x: x.mean(dim=-1, keepdim=True).expand_as(x))),
+           "The mean is taken over the channels; take it over rows and positions, for each channel.")
+    mean = lambda x: x.mean(dim=(0, 1), keepdim=True).expand_as(x)  # noqa: E731
+    expect(not close(y, changed(1, across, mean)),
+           "Wrong slice: the heads lie side by side; head h has the channels from h · D to (h + 1) · D.")
+    expect(not close(y, changed(0, own, mean)), "Wrong layer: layers are counted from 0, as in model.blocks[layer].")
+    expect(not close(y, changed(1, slice(None), mean)), "All heads are replaced; only the given one should be.")
+    expect(close(y, changed(1, own, mean), 1e-5),
+           "The logits differ. Replace x[:, :, h · D:(h + 1) · D] by its mean over the first two axes.")
+    return "The field's default, since it removes what the head says about this text, and nothing else."
 
 
 # ------------------------------------------------------------------------------- sampling and the cache (5.4, 5.5), scale (5.10)
@@ -34,14 +183,16 @@ def check_gumbel_sample(gumbel_sample) -> str:
     expect(off(at_one, at_one.round()) > 0.01, "All rows with the same logits get the same token: each number needs noise of its "
            "own. Give torch.rand the shape of the logits.")
     right = logits.softmax(dim=-1)
-    expect(off(at_one, (-logits).softmax(dim=-1)) > 0.05, "Bad tokens come out most often. Take the largest sum, not the smallest.")
+    expect(off(at_one, (-logits).softmax(dim=-1)) > 0.05,
+           "Bad tokens come out most often. Take the largest sum, not the smallest.")
     normal = torch.stack([(row + torch.randn(20_000, 4, generator=torch.Generator().manual_seed(1))).argmax(dim=-1)
                           .bincount(minlength=4) / 20_000 for row in logits])
     expect(off(at_one, normal) > 0.025 or off(at_one, right) < 0.02,
            "That is normal noise (randn); the sum is then not distributed as softmax. Use -ln(-ln u) with u from torch.rand.")
     expect(off(at_one, right) < 0.025,
            "At temperature 1 the shares differ from softmax. The noise is -ln(-ln u), with both minus signs, for u from 0 to 1.")
-    expect(off(cold, right) > 0.025, "The temperature changes nothing, or it divides the sum of logits and noise, and the largest "
+    expect(off(cold, right) > 0.025,
+           "The temperature changes nothing, or it divides the sum of logits and noise, and the largest "
            "stays the largest. Divide the logits alone.")
     expect(off(cold, (logits / 2).softmax(dim=-1)) > 0.025,
            "Colder makes it more random: you multiply the logits by the temperature, or divide the noise by it. Divide the logits.")
@@ -168,8 +319,13 @@ def check_combine(combine) -> str:
 
 
 CHECKS = {
+    "5.1": check_bits_per_byte,
+    "5.2": check_adamw_step,
+    "5.3": check_contaminated_share,
     "5.4": check_gumbel_sample,
     "5.5": check_cache_bytes,
+    "5.6": check_window_starts,
+    "5.7": check_mean_ablated,
     "5.8": check_write_whole,
     "5.9": check_combine,
     "5.10": check_best_size,

@@ -734,7 +734,8 @@ def check_sampling(temperature: float, top_k: int | None, top_p: float, min_p: f
     """Raise ValueError, naming it, for a setting of `sample_next` that makes no sense."""
     for name, value, fits, choice in (
             ("temperature", temperature, 0 <= temperature < math.inf, "0 (always the best token) or more"),
-            ("top_k", top_k, top_k is None or (type(top_k) is int and top_k > 0), "None (all) or a whole number from 1"),
+            ("top_k", top_k, top_k is None or (type(top_k) is int and top_k > 0),
+             "None (all) or a whole number from 1"),
             ("top_p", top_p, 0 < top_p <= 1, "a share above 0, up to 1 (all)"),
             ("min_p", min_p, 0 <= min_p <= 1, "a share from 0 (all) to 1")):
         if not fits:
@@ -747,7 +748,7 @@ def sample_next(logits: Tensor, temperature: float = 1.0, top_k: int | None = No
     """Draw a token from each row of logits: (B, V) to (B,). Temperature 0 takes the best.
 
     `top_k` keeps the best k; of those, `top_p` keeps the fewest that hold this share of their probability
-    (Holtzman et al., 2020), and `min_p` those with at least this share of the best one's (Nguyen et al., 2024).
+    (Holtzman et al., 2020), and `min_p` those with at least that of the best one's (Nguyen et al., 2024).
     """
     check_sampling(temperature, top_k, top_p, min_p)
     if temperature == 0:
@@ -785,11 +786,11 @@ def penalize_repetition(logits: Tensor, rows: Sequence[Sequence[int]], penalty: 
 
 # ch05.ipynb, In [76]
 class CachedAttention(MultiHeadAttention):
-    """`MultiHeadAttention` that remembers: keys and values of earlier tokens come from outside and are returned."""
+    """`MultiHeadAttention` that remembers: earlier keys and values come from outside and are returned."""
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None,
                 past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x (B, T, C) of T new tokens, the mask (B, S) and the past (B, H, S - T, D) twice, of all S tokens."""
+        """x (B, T, C) of T new tokens, the mask (B, S) of all S, and the past (B, H, S - T, D) twice."""
         B, T, C = x.shape
         q, k, v = (part.view(B, T, self.n_heads, C // self.n_heads).transpose(1, 2)  # (B, H, T, D) each
                    for part in self.qkv(x).split(C, dim=-1))                     # (B, T, C) each
@@ -809,7 +810,7 @@ Cache = list[tuple[Tensor, Tensor]]                    # keys and values, (B, H,
 
 
 class CachedGPTModel(GPTModel):
-    """`GPTModel` that reads only new tokens and keeps the rest as keys and values, a plain key-value cache."""
+    """`GPTModel` that reads only new tokens and keeps the rest as keys and values: a key-value cache."""
 
     def __init__(self, config: GPTConfig):
         super().__init__(config)
@@ -824,7 +825,8 @@ class CachedGPTModel(GPTModel):
         cached.load_state_dict(model.state_dict(), assign=True)
         return cached.eval()
 
-    def read(self, token_ids: Tensor, padding_mask: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
+    def read(self, token_ids: Tensor, padding_mask: Tensor,
+             cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """The vector (B, C) after the last of the new tokens (B, T), and the cache with them in it.
 
         The mask (B, S) covers all S tokens, old and new, and is True at real ones.
@@ -876,7 +878,7 @@ def generate_cached(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_t
     return rows
 
 
-# ch05.ipynb, In [93]
+# ch05.ipynb, In [121]
 @contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
     """A new folder to write into, which takes the place of `folder` once all of it is written, or vanishes.
@@ -904,7 +906,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-# ch05.ipynb, In [97]
+# ch05.ipynb, In [125]
 def gpt2_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     """Our parameter names, each with GPT-2's name for it and whether the file stores it transposed."""
     names = {"token_embedding.weight": ("wte.weight", False),
@@ -921,7 +923,7 @@ def gpt2_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     return names | ({} if config.tie_head else {"head.weight": ("lm_head.weight", False)})
 
 
-# ch05.ipynb, In [99]
+# ch05.ipynb, In [127]
 def gpt2_config(config: GPTConfig, end_id: int | None = None, pad_id: int | None = None) -> dict:
     """`config.json` as `transformers` writes it for GPT-2."""
     return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": config.vocab_size,
@@ -932,7 +934,7 @@ def gpt2_config(config: GPTConfig, end_id: int | None = None, pad_id: int | None
             "pad_token_id": pad_id, "dtype": "float32"}
 
 
-# ch05.ipynb, In [100]
+# ch05.ipynb, In [128]
 def from_tiktoken(encoding: tiktoken.Encoding) -> BytePairTokenizer:
     """Chapter 2's tokenizer with the ids of tiktoken's "gpt2". Raises ValueError for another encoding."""
     if encoding.name != "gpt2":
@@ -944,14 +946,14 @@ def from_tiktoken(encoding: tiktoken.Encoding) -> BytePairTokenizer:
     return BytePairTokenizer(ranks, ["<|endoftext|>"])
 
 
-# ch05.ipynb, In [102]
+# ch05.ipynb, In [130]
 def file_digest(path: Path) -> str:
     """The sha256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-# ch05.ipynb, In [103]
+# ch05.ipynb, In [131]
 Tokenizer = BytePairTokenizer | tiktoken.Encoding              # what `load_tokenizer` returns
 
 CHAT_TEMPLATE = ("{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
@@ -967,7 +969,7 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> N
     tokenizer.save(folder, **chat, model_max_length=context_length)
 
 
-# ch05.ipynb, In [104]
+# ch05.ipynb, In [132]
 def save_checkpoint(folder: str | Path, model: GPTModel, tokenizer: Tokenizer | None = None,
                     training: dict | None = None, dtype: torch.dtype = torch.float32) -> None:
     """Write `folder`, whole or not at all: weights and settings as `transformers` reads them, the tokenizer,
@@ -990,7 +992,7 @@ def save_checkpoint(folder: str | Path, model: GPTModel, tokenizer: Tokenizer | 
         write_files(temporary, {"checkpoint.json": json.dumps({"sha256": digests}, indent=1) + "\n"})
 
 
-# ch05.ipynb, In [105]
+# ch05.ipynb, In [133]
 def save_training(path: Path, training: dict) -> None:
     """Write a state of training. Raises OSError if the disk doesn't take it."""
     with open(path, "wb") as stream:
@@ -1000,7 +1002,7 @@ def save_training(path: Path, training: dict) -> None:
             raise error.__context__ or error from None
 
 
-# ch05.ipynb, In [108]
+# ch05.ipynb, In [136]
 def check_digests(folder: Path) -> None:
     """Raise ValueError for the first file of a checkpoint that isn't the one that was written."""
     for name, digest in json.loads(read_text(folder / "checkpoint.json"))["sha256"].items():
@@ -1008,7 +1010,7 @@ def check_digests(folder: Path) -> None:
             raise ValueError(f"{name} is damaged (its sha256 isn't the recorded one); use another checkpoint")
 
 
-# ch05.ipynb, In [109]
+# ch05.ipynb, In [137]
 def config_from_gpt2(settings: dict) -> GPTConfig:
     """Our config from `transformers`' settings. Raises ValueError for another kind of model."""
     fixed = {"model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
@@ -1025,7 +1027,7 @@ def config_from_gpt2(settings: dict) -> GPTConfig:
         raise ValueError(f"config.json lacks {error}") from None
 
 
-# ch05.ipynb, In [110]
+# ch05.ipynb, In [138]
 def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
     """Build the model around the stored tensors, in float32 or, if they are finer, as they are.
 
@@ -1052,7 +1054,7 @@ def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
     return model.eval()
 
 
-# ch05.ipynb, In [111]
+# ch05.ipynb, In [139]
 def load_training(path: Path) -> dict:
     """A state of training. Raises ValueError for a damaged one, and for one that would run a program."""
     try:
@@ -1064,7 +1066,7 @@ def load_training(path: Path) -> dict:
         raise ValueError(f"{path.name} is damaged ({type(error).__name__}); use another checkpoint") from None
 
 
-# ch05.ipynb, In [112]
+# ch05.ipynb, In [140]
 def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
     """The model in `folder`, in float32 and ready to predict, and its state of training, if it has one.
 
@@ -1086,11 +1088,11 @@ def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
         raise ValueError(f"the checkpoint {str(folder)!r} can't be used: {error}") from None
 
 
-# ch05.ipynb, In [122]
+# ch05.ipynb, In [150]
 SEPARATOR = "<|endoftext|>"                            # begins every document, in text and as a token
 
 
-# ch05.ipynb, In [123]
+# ch05.ipynb, In [151]
 def text_pieces(path: str | Path, size: int = 2**20) -> Iterator[str]:
     """A document's separator, then the text of the UTF-8 file in pieces of about `size` characters.
 
@@ -1117,7 +1119,7 @@ def text_pieces(path: str | Path, size: int = 2**20) -> Iterator[str]:
     yield rest
 
 
-# ch05.ipynb, In [125]
+# ch05.ipynb, In [153]
 def write_shards(pieces: Iterable[str], tokenizer: Tokenizer, folder: str | Path,
                  shard_size: int = 2**24) -> None:
     """Tokenize text once, into files `00000.npy`, `00001.npy`, ... of at most `shard_size` ids in a row.
@@ -1143,7 +1145,7 @@ def write_shards(pieces: Iterable[str], tokenizer: Tokenizer, folder: str | Path
             np.save(temporary / f"{n_shards:05d}.npy", shard[:filled])
 
 
-# ch05.ipynb, In [126]
+# ch05.ipynb, In [154]
 class TokenShards:
     """What `write_shards` wrote, as one long row of ids that stays on disk; a slice of it is an array."""
 

@@ -2,7 +2,7 @@
 
 import math
 
-from images.kit import MUTED, Figure, figure
+from images.kit import COLORS, MUTED, Figure, figure
 
 # ---------------------------------------------------------------- 5.6 sampling, 5.7 the cache
 
@@ -198,4 +198,209 @@ def processes():
     f.text(190, 346, "after the backward pass:\naverage the gradients, take equal steps", size=13)
     f.text(570, 346, "before a block computes:\ngather its weights, use them, drop them", size=13)
     f.text(380, 384, "the losses are those of one process with the whole batch, either way", size=13, color=MUTED)
+    return f
+
+
+# ---------------------------------------------------------------- 5.15 scale
+
+@figure("memory")
+def memory():
+    f = Figure(760, 330)
+    n = 124_439_808
+    parts = (("weights", 4 * n, "blue"), ("gradients", 4 * n, "orange"), ("AdamW's two averages", 8 * n, "green"),
+             ("activations", 4 * 16 * 12 * 768 * 1024, "purple"))
+    for i, (name, size, color) in enumerate(parts):
+        y = 52 + i * 58
+        f.text(206, y + 20, name, anchor="end")
+        f.box(220, y, size / 1e9 * 390, 40, f"{size / 1e9:.1f} GB", color=color, bold=True, radius=3)
+    f.text(380, 24, "GPT-2 small, one text of 1,024 tokens, float32", size=14, bold=True)
+    f.line(648, 54, 656, 54, 656, 90, 648, 90, color=MUTED)
+    f.text(664, 72, "to write", size=14, anchor="start")
+    f.line(648, 100, 656, 100, 656, 264, 648, 264, color=MUTED)
+    f.text(664, 182, "only to\ntrain", size=14, anchor="start")
+    f.text(380, 304, "the first three grow with the parameters, the last with the tokens read at once", size=13,
+           color=MUTED)
+    return f
+
+
+# ------------------------------------------------------------------------------------------ the loss, the loop, the run
+
+@figure("surprise")
+def surprise():
+    f = Figure(760, 330)
+    left, bottom, wide, tall = 90, 280, 600, 230           # p from 0 to 1, surprise from 0 to 4
+
+    def at(p):
+        return left + wide * p, bottom + tall * math.log(p) / 4
+
+    f.line(left, 36, left, bottom, left + wide, bottom, width=1.4)
+    steps = [0.0185 + i * (1 - 0.0185) / 90 for i in range(91)]
+    f.line(*(c for p in steps for c in at(p)), color=COLORS["blue"][1], width=2.6)
+    for p, name, label in ((1, "1", "0: it knew"), (0.5, "1/2", "0.69"), (0.25, "1/4", "1.39"), (0.125, "1/8", "2.08")):
+        x, y = at(p)
+        f.line(x, y, x, bottom, color=MUTED, width=1, dashed=True)
+        f.circle(x, y, 5, "", color="orange")
+        f.text(x + (12 if p < 1 else 4), y - (14 if p < 1 else 26), label, size=14, anchor="start" if p < 1 else "end", bold=True)
+        f.text(x, bottom + 18, name, size=13, mono=True)
+    f.text(left + 28, 34, "without limit, where it was sure and wrong", size=13, color=MUTED, anchor="start")
+    f.text(left + wide / 2, bottom + 40, "probability p that the model gave to the token that came", size=13, color=MUTED)
+    f.text(40, 160, "surprise\n-ln p", size=14, bold=True)
+    return f
+
+
+@figure("window-of-five")
+def window_of_five():
+    f = Figure(840, 210)
+    first = f.tokens(24, 70, [" story", " of", " Lena", ",", " a"], ["gray", "gray", "green", "gray", "gray"], size=14)
+    f.text(378, 86, "... 70 more ...", size=14, color=MUTED)
+    last = f.tokens(450, 70, [" the", " hat", ".", " Then", "?"], ["blue", "blue", "blue", "blue", "white"], size=14)
+    f.brace(last[0] - 28, last[3] + 34, 112, "all that a 5-gram sees")
+    f.curve(last[4], 66, first[2], 66, bend=20, color="green", width=2.2)
+    f.text(380, 24, "what it would need to see", size=14, color="green", bold=True)
+    f.text(last[4], 132, "who?", size=14, bold=True)
+    f.text(420, 188, "the hero's name stands seventy tokens outside of its window", size=13, color=MUTED)
+    return f
+
+
+@figure("loop")
+def loop():
+    f = Figure(800, 400)
+    stations = ((60, 60, "a batch\n(B, T) twice", "orange"), (310, 60, "model", "purple"), (560, 60, "loss", "red"),
+                (560, 190, "backward:\ngradients", "red"), (310, 190, "clip to\nlength 1", "gray"), (60, 190, "AdamW: a step\nat today's rate", "blue"))
+    for x, y, label, color in stations:
+        f.box(x, y, 180, 60, label, color=color, size=15)
+    f.arrow(240, 90, 308, 90)
+    f.arrow(490, 90, 558, 90)
+    f.arrow(650, 120, 650, 188)
+    f.arrow(560, 220, 492, 220)
+    f.arrow(310, 220, 242, 220)
+    f.arrow(150, 190, 150, 122, label="")
+    f.text(164, 156, "gradients to zero,\nnext batch", size=12, color=MUTED, anchor="start")
+    f.arrow(60, 220, 30, 220, 30, 30, 400, 30, 400, 58, color=COLORS["blue"][1])
+    f.text(214, 16, "better weights", size=12, color="blue")
+    f.box(60, 310, 180, 56, "schedule: warm-up,\nthen half a cosine", color="sky", size=13)
+    f.arrow(150, 310, 150, 252)
+    f.box(310, 310, 430, 56, "now and then: held-out loss, dropout off;\nsamples, and what the checker says of them", color="green", size=13)
+    f.arrow(214, 252, 214, 284, 400, 284, 400, 308, dashed=True, color=MUTED)
+    f.text(412, 284, "every so many steps", size=12, color=MUTED, anchor="start")
+    return f
+
+
+@figure("batches")
+def batches():
+    f = Figure(800, 410)
+    f.text(24, 30, "one long row of ids, cut into windows of T = 4 inputs", size=14, anchor="start", bold=True)
+    colors = ("blue", "orange", "green", "purple")
+    for i in range(17):
+        f.box(24 + i * 44, 48, 42, 32, str(i), color=colors[i // 4] if i < 16 else "gray", mono=True, size=14, radius=4)
+    f.text(24, 122, "window 1", size=14, anchor="start", bold=True)
+    for j in range(4):
+        f.box(200 + j * 44, 106, 42, 32, str(4 + j), color="orange", mono=True, size=14, radius=4)
+        f.box(200 + j * 44, 162, 42, 32, str(5 + j), color="orange", mono=True, size=14, radius=4, dashed=True)
+        f.arrow(221 + j * 44, 139, 221 + j * 44, 160, width=1.5)
+    f.text(188, 122, "inputs", size=13, color=MUTED, anchor="end")
+    f.text(188, 178, "targets", size=13, color=MUTED, anchor="end")
+    f.text(396, 150, "the same window, one token later:\neach target is what came next", size=13, color=MUTED, anchor="start")
+    for epoch, order in enumerate(((0, 1, 3, 2), (1, 3, 2, 0))):
+        y = 236 + epoch * 86
+        f.text(24, y + 18, f"epoch {epoch}, shuffled by seed + {epoch}", size=14, anchor="start", bold=True)
+        for i, window in enumerate(order):
+            f.box(330 + i * 96 + (i // 2) * 26, y, 88, 36, f"window {window}", color=colors[window], size=13)
+        for half in (0, 1):
+            f.brace(330 + half * 218, 514 + half * 218, y + 40, f"batches[{2 * epoch + half}]", size=12)
+    return f
+
+
+@figure("memorizing")
+def memorizing():
+    f = Figure(800, 330)
+    f.text(190, 28, "memorizing", bold=True, size=16)
+    f.text(600, 28, "learning", bold=True, size=16)
+    f.line(396, 20, 396, 310, color=MUTED, dashed=True, width=1.2)
+    f.text(190, 54, "few texts, room for all of them", size=13, color=MUTED)
+    f.text(600, 54, "more texts than there is room", size=13, color=MUTED)
+    for i in range(3):
+        f.box(40, 84 + i * 56, 96, 40, f"page {i + 1}", color="orange", size=13)
+        f.box(220, 84 + i * 56, 130, 40, f"page {i + 1}, whole", color="blue", size=13)
+        f.arrow(138, 104 + i * 56, 218, 104 + i * 56)
+    f.box(40, 264, 96, 40, "new page", color="white", size=13, dashed=True)
+    f.arrow(138, 284, 218, 284, color="red", dashed=True)
+    f.text(285, 284, "no match", size=14, color="red", bold=True)
+    for i in range(5):
+        f.box(426, 80 + i * 33, 76, 27, f"tale {i + 1}" if i < 4 else "...", color="orange", size=12)
+        f.line(502, 94 + i * 33, 600, 160, color=MUTED, width=1.2)
+    for i, part in enumerate(("spelling", "phrases", "who is who")):
+        f.box(604, 100 + i * 44, 140, 36, part, color="green", size=13)
+    f.box(426, 264, 96, 40, "new tale", color="white", size=13, dashed=True)
+    f.arrow(674, 228, 674, 284, 526, 284, color=COLORS["green"][1])
+    f.text(592, 270, "made of the same parts", size=12, color=MUTED)
+    return f
+
+
+@figure("shift")
+def shift():
+    f = Figure(800, 256)
+    for x, title, targets, color in ((30, "right: the target is the next token", (" had", " a", " blue", " feather"), "green"),
+                                     (430, "wrong: the target is the token itself", ("Rosa", " had", " a", " blue"), "red")):
+        f.text(x + 165, 26, title, size=14, bold=True, color=color)
+        for i, (word, target) in enumerate(zip(("Rosa", " had", " a", " blue"), targets)):
+            f.box(x + i * 86, 176, 78, 36, word, color="gray", mono=True, size=13)
+            f.box(x + i * 86, 64, 78, 36, target, color=color, mono=True, size=13)
+            f.arrow(x + 39 + i * 86, 174, x + 39 + i * 86, 102, color=COLORS[color][1])
+        f.text(x + 165, 232, "has to be worked out" if color == "green" else "only has to be copied", size=13, color=MUTED)
+    f.line(398, 20, 398, 240, color=MUTED, dashed=True, width=1.2)
+    return f
+
+
+@figure("tale-windows")
+def tale_windows():
+    f = Figure(820, 300)
+    tales = (("Lena", "blue"), ("Tom", "orange"), ("Rosa", "green"), ("Max", "purple"))
+    for y, title, windows in ((60, "cut anywhere", ((70, 260), (262, 452), (454, 644))),
+                              (190, "cut where a tale begins", ((30, 220), (206, 396), (382, 572)))):
+        f.text(20, y - 34, title, size=15, anchor="start", bold=True)
+        for i, (name, color) in enumerate(tales):
+            f.box(20 + i * 176, y, 172, 40, f"{name} ... {name} ... {name}", color=color, size=13, radius=4)
+            f.box(20 + i * 176, y, 10, 40, "", color="gray", radius=2)
+        for n, (a, b) in enumerate(windows if y == 60 else ((20, 208), (196, 384), (372, 560))):
+            high = y + 50 + (8 if y > 100 and n == 1 else 0)
+            f.line(a, high - 4, a, high + 4, b, high + 4, b, high - 4, width=2, color=COLORS["red" if y == 60 else "blue"][1])
+    f.text(356, 138, "who is this about? the window doesn't say", size=13, color="red")
+    f.text(290, 272, "every window tells who, from position 0 on", size=13, color="blue")
+    f.box(600, 262, 10, 20, "", color="gray", radius=2)
+    f.text(618, 272, "the separator", size=13, color=MUTED, anchor="start")
+    return f
+
+
+@figure("name-head")
+def name_head():
+    f = Figure(800, 320)
+    first = f.tokens(24, 220, [" Rosa", " had", " a", " feather"], ["green", "gray", "gray", "gray"], size=14)
+    f.text(388, 236, "... 60 more ...", size=14, color=MUTED)
+    last = f.tokens(470, 220, ["Thank", " you", ",\"", " said"], ["gray", "gray", "gray", "blue"], size=14)
+    f.curve(last[3] - 6, 216, first[0], 216, bend=44, color="blue", width=2.4)
+    f.text(370, 112, "the query at this token finds the keys of the name", size=14, color="blue")
+    f.text(first[0] + 30, 280, "key and value", size=13, color=MUTED)
+    f.text(last[3], 280, "query", size=13, color=MUTED)
+    f.arrow(last[3] + 10, 218, last[3] + 10, 78, color=COLORS["green"][1], width=2.2)
+    f.text(last[3] + 24, 176, "the name's\nvalue", size=13, color="green", anchor="start")
+    f.box(last[3] - 50, 40, 120, 36, " Rosa", color="green", mono=True, bold=True)
+    f.text(last[3] + 10, 22, "next token", size=13, color=MUTED)
+    return f
+
+
+@figure("silence")
+def silence():
+    f = Figure(760, 290)
+    f.text(210, 30, "what the heads gathered, (T, C)", size=14, bold=True)
+    f.text(590, 30, "out, columns by head", size=14, bold=True)
+    for h in range(4):
+        color = "red" if h == 2 else "blue"
+        f.box(50 + h * 84, 60, 80, 80, f"head {h}", color=color, size=14)
+        f.box(470 + h * 62, 60, 58, 150, "0" if h == 2 else "", color="white" if h == 2 else "purple", size=18, dashed=h == 2)
+    f.text(425, 100, "times", size=14, color=MUTED)
+    f.text(590, 232, "these D columns are set to zero", size=13, color="red")
+    f.arrow(590, 222, 622, 212, color="red", width=1.4)
+    f.text(218, 176, "head 2 still looks and gathers,\nbut nothing of it reaches the stream", size=13, color=MUTED)
+    f.text(380, 268, "everything else in the model stays as it was", size=13, color=MUTED)
     return f
