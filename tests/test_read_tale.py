@@ -63,6 +63,21 @@ def test_facts_of_a_tale_by_hand():
     assert read_tale(companion, "simple").place == "the lake"
 
 
+def test_what_only_looks_like_a_fact():
+    """A kitchen table is no place, "it was quiet" nobody's trait, a cat on the sofa not the hero's kind, a glad laugh no joke."""
+    reading = read_tale("""At number four lived a girl called Vera, with a cat who owned the sofa.
+
+It was so quiet that Vera heard the clock at the kitchen table.
+
+Vera was brave. She took her tin cup to the orchard, and there it rolled under a shed. She could not see it.
+
+A mouse came by. "I will go in," said the mouse. Soon the mouse pushed the cup out.
+
+Vera had the cup back. She was so happy that she laughed.""", "full")
+    assert (reading.kind, reading.place, reading.trait) == ("girl", "the orchard", "brave")
+    assert (reading.helper, reading.ending, reading.violations) == ("mouse", "happy", [])
+
+
 # ---------------------------------------------------------------- generated tales
 
 @pytest.mark.parametrize("level", LEVELS)
