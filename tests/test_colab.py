@@ -133,7 +133,7 @@ def test_a_copy_of_a_chapters_notebook_runs_on_colab_from_its_first_cell_to_its_
     assert clones == [["git", "clone", "--quiet", "--depth=1", course.REPOSITORY, "from-bytes-to-chat"]]
     assert pips and len(pips) + len(clones) == len(report["commands"])
     for pip in pips:  # tiktoken alone: not the server that Colab has already, and neither torch nor numpy
-        wanted = pip[pip.index("--quiet") + 1 : pip.index("-c")]
+        wanted = pip[pip.index("-qq") + 1 : pip.index("-c")]
         assert [re.split("[=<>]", w)[0] for w in wanted] == ["tiktoken"]
     pins = (fetched / ".cache" / "constraints.txt").read_text(encoding="utf-8").split()
     assert {pin.split("==")[0] for pin in pins} == {"torch", "numpy"}

