@@ -1,0 +1,80 @@
+"""The bundled models: small, in half precision, readable by us and by transformers alike, and as good as their cards say."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from tests.support import ROOT, chapter
+
+MODELS = sorted(p.parent for p in (ROOT / "models").glob("*/model.safetensors"))
+ch05 = chapter("ch05")
+
+
+@pytest.fixture(params=MODELS, ids=lambda folder: folder.name, scope="module")
+def folder(request):
+    return request.param
+
+
+def test_there_is_one():
+    assert "tales-small" in [folder.name for folder in MODELS]
+
+
+def test_the_weights_are_in_half_precision_and_small(folder):
+    path = folder / "model.safetensors"
+    assert path.stat().st_size < 15e6
+    with safe_open(path, framework="pt") as stored:
+        assert {stored.get_tensor(name).dtype for name in stored.keys()} == {torch.float16}  # noqa: SIM118
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["dtype"] == "float32"
+    model, _ = ch05.load_pretrained(folder.name)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_they_share_one_tokenizer(folder):
+    _, tokenizer = ch05.load_pretrained(folder.name)
+    shared = ch05.load_tokenizer(ROOT / "models" / "tokenizer")
+    assert tokenizer.merges == shared.merges
+    assert tokenizer.special_tokens == shared.special_tokens
+    assert tokenizer.n_vocab == 2048
+
+
+def test_transformers_reads_the_same_model(folder):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = ch05.load_pretrained(folder.name)
+    theirs, their_tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    text = "<|endoftext|>Once there was a girl named Mia. She was very curious."
+    ids = tokenizer.encode(text, allowed_special="all")
+    assert their_tokenizer(text)["input_ids"] == ids
+    with torch.no_grad():
+        torch.testing.assert_close(model(torch.tensor([ids])), theirs(torch.tensor([ids])).logits, atol=1e-5, rtol=1e-5)
+    chat = [{"role": "user", "content": "Who is it?"}]
+    rendered = their_tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert rendered == "<|user|>Who is it?<|assistant|>"
+
+
+def test_the_card_says_what_was_measured(folder):
+    found = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for skill, share in found["rates"]["sampled"].items():
+        assert f"| {skill} | {share:.1%} |" in card
+    for split, perplexity in found["perplexity"].items():
+        assert f"| {split} | {perplexity:.2f} |" in card
+    curve = json.loads((folder / "curve.json").read_text(encoding="utf-8"))
+    assert f"{curve[-1]['tokens']:,}, in windows" in card
+
+
+@pytest.mark.slow
+def test_it_writes_as_well_as_its_card_says(folder):
+    from data.read_tale import passes
+
+    found = json.loads((folder / "figures.json").read_text(encoding="utf-8"))["rates"]["sampled"]["all of them"]
+    level = "simple" if "simple tales" in (folder / "README.md").read_text(encoding="utf-8") else "full"
+    model, tokenizer = ch05.load_pretrained(folder.name)
+    g, n = torch.Generator().manual_seed(1), 60                                      # another seed than the card's
+    rows = ch05.generate_cached(model, [[tokenizer.eot_token]] * n, 450, tokenizer.eot_token,
+                                lambda logits: ch05.sample_next(logits, 0.8, generator=g))
+    share = np.mean([passes(tokenizer.decode([i for i in row if i != tokenizer.eot_token]), level) for row in rows])
+    assert abs(share - found) < 4 * (found * (1 - found) / n) ** 0.5 + 0.02            # four standard errors
