@@ -100,10 +100,11 @@ STARTS = [torch.tensor([log_E, 11 * a + 0.5, a, 12 * b + 0.5, b], dtype=torch.do
           for log_E in (-1.0, 0.5) for a in (0.2, 0.6) for b in (0.2, 0.6)]
 
 
-def fit_law(N: Tensor, D: Tensor, loss: Tensor, starts: Sequence[Tensor] = STARTS) -> tuple[Tensor, float]:
+def fit_law(N: Tensor, D: Tensor, loss: Tensor, starts: Sequence[Tensor] = STARTS,
+            delta: float = 1e-3) -> tuple[Tensor, float]:
     """The constants (5,) with which `law` comes closest to n losses, and how far off it is, the best from all starts.
 
-    The misfit is Huber's (delta 0.001) on the log of the loss, as Hoffmann and others (2022, section 3.3) take it: few bad
+    The misfit is Huber's on the log of the loss, as Hoffmann and others (2022, section 3.3) take it: few bad
     runs don't pull the curve. Raises ValueError for fewer than six runs, as five constants fit any five of them.
     """
     if len(loss) < 6:
@@ -112,7 +113,7 @@ def fit_law(N: Tensor, D: Tensor, loss: Tensor, starts: Sequence[Tensor] = START
 
     def misfit(constants):
         gap = law(constants, N, D).log() - target                                                    # (n,)
-        return F.huber_loss(gap, torch.zeros_like(gap), reduction="mean", delta=1e-3) / 1e-3
+        return F.huber_loss(gap, torch.zeros_like(gap), reduction="mean", delta=delta) / delta
 
     fits = []
     for start in starts:
