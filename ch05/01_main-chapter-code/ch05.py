@@ -522,8 +522,8 @@ def load_pretrained(name_or_folder: str | Path) -> tuple[GPTModel, Tokenizer]:
     else:
         folder, tokenizer = bundled_folder(name) if name in BUNDLED else Path(name_or_folder), None
     if not folder.is_dir():
-        raise ValueError(f"there is no model {name!r} here; name one of {', '.join((*BUNDLED, *GPT2_SIZES))}, "
-                         "or a folder that holds one")
+        raise ValueError(f"there is no model {name!r} here; name one of "
+                         f"{', '.join((*BUNDLED, *GPT2_SIZES))}, or a folder that holds one")
     model, _ = load_checkpoint(folder)
     tokenizer = tokenizer or load_tokenizer(folder)
     if not 0 <= model.config.vocab_size - tokenizer.n_vocab < 128:             # some pad to a round number
@@ -545,9 +545,9 @@ def bundled_folder(name: str) -> Path:
     return Path(ROOT, "models", name)
 
 
-# ch05.ipynb, In [148]
+# ch05.ipynb, In [150]
 def download_gpt2(name: str) -> Path:
-    """The folder with OpenAI's released weights, fetched from the hub the first time (resumable, verified).
+    """The folder with OpenAI's released weights, fetched from the hub the first time, and verified.
 
     Raises ValueError that says what to do when it is neither here nor to be had, or is damaged.
     """
@@ -563,11 +563,11 @@ def download_gpt2(name: str) -> Path:
     return folder
 
 
-# ch05.ipynb, In [150]
+# ch05.ipynb, In [152]
 SEPARATOR = "<|endoftext|>"                            # begins every document, in text and as a token
 
 
-# ch05.ipynb, In [151]
+# ch05.ipynb, In [153]
 def text_pieces(path: str | Path, size: int = 2**20) -> Iterator[str]:
     """A document's separator, then the text of the UTF-8 file in pieces of about `size` characters.
 
@@ -594,7 +594,7 @@ def text_pieces(path: str | Path, size: int = 2**20) -> Iterator[str]:
     yield rest
 
 
-# ch05.ipynb, In [153]
+# ch05.ipynb, In [155]
 def write_shards(pieces: Iterable[str], tokenizer: Tokenizer, folder: str | Path,
                  shard_size: int = 2**24) -> None:
     """Tokenize text once, into files `00000.npy`, `00001.npy`, ... of at most `shard_size` ids in a row.
@@ -620,7 +620,7 @@ def write_shards(pieces: Iterable[str], tokenizer: Tokenizer, folder: str | Path
             np.save(temporary / f"{n_shards:05d}.npy", shard[:filled])
 
 
-# ch05.ipynb, In [154]
+# ch05.ipynb, In [156]
 class TokenShards:
     """What `write_shards` wrote, as one long row of ids that stays on disk; a slice of it is an array."""
 

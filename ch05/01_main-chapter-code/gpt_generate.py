@@ -910,8 +910,8 @@ def load_pretrained(name_or_folder: str | Path) -> tuple[GPTModel, Tokenizer]:
     else:
         folder, tokenizer = bundled_folder(name) if name in BUNDLED else Path(name_or_folder), None
     if not folder.is_dir():
-        raise ValueError(f"there is no model {name!r} here; name one of {', '.join((*BUNDLED, *GPT2_SIZES))}, "
-                         "or a folder that holds one")
+        raise ValueError(f"there is no model {name!r} here; name one of "
+                         f"{', '.join((*BUNDLED, *GPT2_SIZES))}, or a folder that holds one")
     model, _ = load_checkpoint(folder)
     tokenizer = tokenizer or load_tokenizer(folder)
     if not 0 <= model.config.vocab_size - tokenizer.n_vocab < 128:             # some pad to a round number
@@ -933,9 +933,9 @@ def bundled_folder(name: str) -> Path:
     return Path(ROOT, "models", name)
 
 
-# ch05.ipynb, In [148]
+# ch05.ipynb, In [150]
 def download_gpt2(name: str) -> Path:
-    """The folder with OpenAI's released weights, fetched from the hub the first time (resumable, verified).
+    """The folder with OpenAI's released weights, fetched from the hub the first time, and verified.
 
     Raises ValueError that says what to do when it is neither here nor to be had, or is damaged.
     """

@@ -1088,11 +1088,11 @@ def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
         raise ValueError(f"the checkpoint {str(folder)!r} can't be used: {error}") from None
 
 
-# ch05.ipynb, In [150]
+# ch05.ipynb, In [152]
 SEPARATOR = "<|endoftext|>"                            # begins every document, in text and as a token
 
 
-# ch05.ipynb, In [151]
+# ch05.ipynb, In [153]
 def text_pieces(path: str | Path, size: int = 2**20) -> Iterator[str]:
     """A document's separator, then the text of the UTF-8 file in pieces of about `size` characters.
 
@@ -1119,7 +1119,7 @@ def text_pieces(path: str | Path, size: int = 2**20) -> Iterator[str]:
     yield rest
 
 
-# ch05.ipynb, In [153]
+# ch05.ipynb, In [155]
 def write_shards(pieces: Iterable[str], tokenizer: Tokenizer, folder: str | Path,
                  shard_size: int = 2**24) -> None:
     """Tokenize text once, into files `00000.npy`, `00001.npy`, ... of at most `shard_size` ids in a row.
@@ -1145,7 +1145,7 @@ def write_shards(pieces: Iterable[str], tokenizer: Tokenizer, folder: str | Path
             np.save(temporary / f"{n_shards:05d}.npy", shard[:filled])
 
 
-# ch05.ipynb, In [154]
+# ch05.ipynb, In [156]
 class TokenShards:
     """What `write_shards` wrote, as one long row of ids that stays on disk; a slice of it is an array."""
 
@@ -1307,7 +1307,7 @@ def pieces_of(files: list[Path]) -> Iterator[str]:
 
 
 def shards_of(options: argparse.Namespace, tokenizer: BytePairTokenizer, first: bool) -> TokenShards:
-    """The tokens to train on. They are made once, by the first process, and kept beside the run for the next one."""
+    """The tokens to train on. They are made once, by the first process, and kept beside the run, in shards/."""
     if options.data:
         files = files_of(options.data)
         source, pieces = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files], pieces_of(files)
@@ -1315,7 +1315,7 @@ def shards_of(options: argparse.Namespace, tokenizer: BytePairTokenizer, first: 
         n = int(options.tokens / TOKENS_PER_TALE[options.level]) + 1000
         source = ["tales", options.level, n, options.seed]
         pieces = tqdm(tales_of(n, options.seed, options.level), total=n, desc="telling tales", disable=None)
-    folder = ROOT / "runs" / "shards" / digest([source, digest(tokenizer.merges)])[:16]
+    folder = options.out.resolve().parent / "shards" / digest([source, digest(tokenizer.merges)])[:16]
     if first:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):               # another run may be making the same ones
