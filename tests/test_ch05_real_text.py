@@ -64,11 +64,12 @@ def test_docstrings_come_from_modules_classes_and_functions_only(collect):
     found = list(collect.docstrings(SOURCE))
     assert len(found) == 5 and found[0].startswith("The module") and not any("assigned" in text for text in found)
     assert "\n\nMore about it" in found[1] and found[2].startswith("This one") and found[4].startswith("Wait")
-    assert list(collect.docstrings("x = 1")) == []
+    assert list(collect.docstrings("x = 1")) == list(collect.docstrings('TEXT = """Not a docstring."""')) == []
 
 
 def test_files_are_found_in_one_order_without_tests_and_licences(collect, tmp_path):
-    wanted = ["a.py", "b/guide.rst", "b/z.md", "pkg-1.dist-info/METADATA"]
+    many = [f"{folder}/{name}.md" for folder in "bcdefg" for name in "klmnop"]
+    wanted = ["a.py", *many, "pkg-1.dist-info/METADATA", "r/guide.rst"]
     unwanted = ["LICENSE.txt", "b/COPYING.md", "b/test_x.py", "conftest.py", "tests/c.py", "data.csv", "pkg-1.dist-info/RECORD",
                 "_vendor/v.py", "pkg-1.dist-info/top_level.txt", "NOTICE.txt", "licenses/x.txt", "__pycache__/a.py"]
     for name in wanted + unwanted:
@@ -96,7 +97,8 @@ GOOD = "The function returns what it was given, and it does so for all of the ty
 
 @pytest.mark.parametrize("code", [
     "    x = f(1)\n    and this is the code that is in the block of an example, not a sentence.",
-    ">>> f(1)\nand this is the output that it prints in the end.",
+    "This is how the function is called and what it is good for:\n>>> f(1)\nand that is the output of it.",
+    "The x_1 and the y_2 of the z[3] and the a(b) is in the c.d of the e_f.",
     "```\nThis is the text that is in a fence, of which nothing is kept.\n\nThis is the rest of it, in the fence as well.\n```",
     "| This is | the cell of a table that is in the text |",
     ".. note:: This is what a directive says to the reader of the text.",

@@ -2,7 +2,7 @@
 
     python study.py                     all runs that results.json lacks; stop it whenever you like, it goes on from there
     python study.py --minutes 5         the same, but begins no run after five minutes
-    python study.py --fresh             begin again (some three minutes of one core, if nothing else runs)
+    python study.py --fresh             begin again (about six minutes of one core, if nothing else runs)
 
 One thread, so that a run gives the same figures wherever it is repeated. scaling-study.ipynb reads what this writes.
 """
@@ -34,7 +34,7 @@ HERE = Path(__file__).resolve().parent
 VOCAB_SIZE, WINDOW, BATCH, SEED = 512, 64, 4, 5
 SIZES = ((24, 2, 2), (32, 2, 2), (48, 3, 3), (64, 3, 4))          # channels, layers, heads: the law is fitted to these
 HELD_OUT = (96, 3, 6)                                             # and has to predict this one
-BUDGETS = tuple(BATCH * WINDOW * steps for steps in (200, 400, 800, 1600))     # tokens
+BUDGETS = tuple(BATCH * WINDOW * steps for steps in (400, 800, 1600, 3200))    # tokens
 RESULTS = HERE / "results.json"
 
 
