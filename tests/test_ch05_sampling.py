@@ -365,7 +365,7 @@ WRONG = [
     ("5.4", gumbel(draw=lambda logits, g: torch.rand(logits.shape[-1:], generator=g)), "noise of its own"),
     ("5.4", gumbel(draw=lambda logits, g: torch.randn(logits.shape, generator=g), noise=lambda z: z), "normal noise"),
     ("5.4", gumbel(noise=lambda u: u), "differ from softmax"),
-    ("5.4", gumbel(noise=lambda u: (-u.log()).log()), "both minus signs"),
+    ("5.4", gumbel(noise=lambda u: (-u.log()).log()), "two minus signs"),
     ("5.4", gumbel(best=torch.argmin), "Take the largest"),
     ("5.4", gumbel(lambda logits, noise, t: (logits + noise) / t), "temperature changes nothing"),
     ("5.4", gumbel(lambda logits, noise, t: logits * t + noise), "multiply the logits"),
@@ -385,7 +385,7 @@ WRONG = [
     ("5.10", size(40), "forward pass alone"),
     ("5.10", size(120, swap=True), "parameters first"),
     ("5.10", lambda flops: (flops / 120, flops / 6), "root is missing"),
-    ("5.10", lambda flops: ((flops * 20 / 6) ** 0.5, (flops / 120) ** 0.5), "20 tokens for each parameter"),
+    ("5.10", lambda flops: ((flops * 20 / 6) ** 0.5, (flops / 120) ** 0.5), "on the wrong side"),
     ("5.10", lambda flops: (flops / 120) ** 0.5, "Return two numbers"),
     ("5.10", lambda flops: ((flops / 120) ** 0.5,) * 2, "aren't 20"),
 ]

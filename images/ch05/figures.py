@@ -225,6 +225,40 @@ def memory():
 
 # ------------------------------------------------------------------------------------------ the loss, the loop, the run
 
+@figure("overview")
+def overview():
+    f = Figure(860, 500)
+    f.box(30, 40, 150, 56, "19,000 tales", color="orange")
+    f.box(250, 40, 150, 56, "batches of ids", color="orange")
+    f.box(470, 40, 150, 56, "GPTModel", color="purple", bold=True)
+    f.box(680, 40, 150, 56, "loss", color="red")
+    for x in (180, 400, 620):
+        f.arrow(x, 68, x + (68 if x < 620 else 58), 68)
+    f.text(425, 50, "", size=12)
+    f.arrow(755, 98, 755, 140, 545, 140, 545, 98, color="red", width=2)
+    f.text(650, 156, "gradients, one step of AdamW, 1,171 times", size=13, color=MUTED)
+    f.line(60, 200, 830, 200, color=MUTED, width=1.4)
+    f.arrow(60, 200, 834, 200, color=MUTED, width=1.4)
+    samples = (("0.2 million tokens: words", "red",
+                ("A m tree.", "But the crow. Bibi had", "the dog came along.", '"What is wrong hill.g,"', "said.")),
+               ("1.6 million: sentences, no tale", "gray",
+                ("Leah had a little key.", "... Meg put it under her", "coat. ... Then Dora saw", "a teacher. ... Then Clara",
+                 "gave the little doll ...")),
+               ("3 million: a tale", "green",
+                ("a girl named Kate ...", "Kate had a little bell ...", "A black crow saw the", "bell. ... Kate told him",
+                 "about the bell.")))
+    for i, (title, color, lines) in enumerate(samples):
+        x = 30 + i * 275
+        f.circle(x + 125, 200, 6, "", color=color)
+        f.text(x + 125, 228, title, size=14, bold=True)
+        f.box(x, 246, 250, 136, "\n".join(lines), color=color, size=13)
+    f.text(30, 416, "Is it good? Against what? Which part of it knows the hero's name?", size=14, anchor="start", bold=True)
+    for i, label in enumerate(("baselines that count", "the checker of tales", "held-out tales",
+                               "one attention head,\nfound and silenced")):
+        f.box(30 + i * 205, 436, 190, 46, label, color="blue", size=13)
+    return f
+
+
 @figure("surprise")
 def surprise():
     f = Figure(760, 330)
@@ -266,7 +300,8 @@ def window_of_five():
 def loop():
     f = Figure(800, 400)
     stations = ((60, 60, "a batch\n(B, T) twice", "orange"), (310, 60, "model", "purple"), (560, 60, "loss", "red"),
-                (560, 190, "backward:\ngradients", "red"), (310, 190, "clip to\nlength 1", "gray"), (60, 190, "AdamW: a step\nat today's rate", "blue"))
+                (560, 190, "backward:\ngradients", "red"), (310, 190, "clip to\nlength 1", "gray"),
+                (60, 190, "AdamW: a step\nat today's rate", "blue"))
     for x, y, label, color in stations:
         f.box(x, y, 180, 60, label, color=color, size=15)
     f.arrow(240, 90, 308, 90)
@@ -280,7 +315,8 @@ def loop():
     f.text(214, 16, "better weights", size=12, color="blue")
     f.box(60, 310, 180, 56, "schedule: warm-up,\nthen half a cosine", color="sky", size=13)
     f.arrow(150, 310, 150, 252)
-    f.box(310, 310, 430, 56, "now and then: held-out loss, dropout off;\nsamples, and what the checker says of them", color="green", size=13)
+    f.box(310, 310, 430, 56, "now and then: held-out loss, dropout off;\nsamples, and what the checker says of them", color="green",
+          size=13)
     f.arrow(214, 252, 214, 284, 400, 284, 400, 308, dashed=True, color=MUTED)
     f.text(412, 284, "every so many steps", size=12, color=MUTED, anchor="start")
     return f
