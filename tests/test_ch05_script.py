@@ -295,9 +295,9 @@ def test_the_seed_and_the_options_decide(gpt_generate, capsys, model_folder):
 @pytest.mark.parametrize(("arguments", "sentence"), [
     (["--model", "gpt3"], "there is no model 'gpt3' here; name one of tales-small, "),
     (["--model", str(ROOT / "models")], "is no checkpoint: config.json is missing"),
-    (["--temperature", "-1"], "temperature -1.0 must be at least 0"),
-    (["--top-p", "0"], "top_p 0.0 above 0"),
-    (["--min-p", "2"], "min_p 2.0 from 0 to 1"),
+    (["--temperature", "-1"], "temperature is -1.0; choose 0"),
+    (["--top-p", "0"], "top_p is 0.0; choose a share above 0"),
+    (["--min-p", "2"], "min_p is 2.0; choose a share from 0"),
     (["--prompt", "word " * 200], "tokens, the model's context is 64; shorten it"),
 ])
 def test_generate_answers_a_mistake_with_one_sentence(gpt_generate, capsys, model_folder, arguments, sentence):
