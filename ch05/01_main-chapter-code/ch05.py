@@ -374,7 +374,7 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-# ch05.ipynb, In [131]
+# ch05.ipynb, In [132]
 Tokenizer = BytePairTokenizer | tiktoken.Encoding              # what `load_tokenizer` returns
 
 CHAT_TEMPLATE = ("{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
@@ -390,7 +390,7 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> N
     tokenizer.save(folder, **chat, model_max_length=context_length)
 
 
-# ch05.ipynb, In [132]
+# ch05.ipynb, In [133]
 def save_checkpoint(folder: str | Path, model: GPTModel, tokenizer: Tokenizer | None = None,
                     training: dict | None = None, dtype: torch.dtype = torch.float32) -> None:
     """Write `folder`, whole or not at all: weights and settings as `transformers` reads them, the tokenizer,
@@ -413,7 +413,7 @@ def save_checkpoint(folder: str | Path, model: GPTModel, tokenizer: Tokenizer | 
         write_files(temporary, {"checkpoint.json": json.dumps({"sha256": digests}, indent=1) + "\n"})
 
 
-# ch05.ipynb, In [133]
+# ch05.ipynb, In [134]
 def save_training(path: Path, training: dict) -> None:
     """Write a state of training. Raises OSError if the disk doesn't take it."""
     with open(path, "wb") as stream:
@@ -423,7 +423,7 @@ def save_training(path: Path, training: dict) -> None:
             raise error.__context__ or error from None
 
 
-# ch05.ipynb, In [136]
+# ch05.ipynb, In [137]
 def check_digests(folder: Path) -> None:
     """Raise ValueError for the first file of a checkpoint that isn't the one that was written."""
     for name, digest in json.loads(read_text(folder / "checkpoint.json"))["sha256"].items():
@@ -431,7 +431,7 @@ def check_digests(folder: Path) -> None:
             raise ValueError(f"{name} is damaged (its sha256 isn't the recorded one); use another checkpoint")
 
 
-# ch05.ipynb, In [137]
+# ch05.ipynb, In [138]
 def config_from_gpt2(settings: dict) -> GPTConfig:
     """Our config from `transformers`' settings. Raises ValueError for another kind of model."""
     fixed = {"model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
@@ -448,7 +448,7 @@ def config_from_gpt2(settings: dict) -> GPTConfig:
         raise ValueError(f"config.json lacks {error}") from None
 
 
-# ch05.ipynb, In [138]
+# ch05.ipynb, In [139]
 def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
     """Build the model around the stored tensors, in float32 or, if they are finer, as they are.
 
@@ -475,7 +475,7 @@ def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
     return model.eval()
 
 
-# ch05.ipynb, In [139]
+# ch05.ipynb, In [141]
 def load_training(path: Path) -> dict:
     """A state of training. Raises ValueError for a damaged one, and for one that would run a program."""
     try:
@@ -487,7 +487,7 @@ def load_training(path: Path) -> dict:
         raise ValueError(f"{path.name} is damaged ({type(error).__name__}); use another checkpoint") from None
 
 
-# ch05.ipynb, In [140]
+# ch05.ipynb, In [142]
 def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
     """The model in `folder`, in float32 and ready to predict, and its state of training, if it has one.
 
@@ -509,7 +509,7 @@ def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
         raise ValueError(f"the checkpoint {str(folder)!r} can't be used: {error}") from None
 
 
-# ch05.ipynb, In [144]
+# ch05.ipynb, In [146]
 def load_pretrained(name_or_folder: str | Path) -> tuple[GPTModel, Tokenizer]:
     """Model and tokenizer: of the course ("tales-small", ...), of GPT-2 ("gpt2" to "gpt2-xl"), or a folder's.
 
@@ -532,7 +532,7 @@ def load_pretrained(name_or_folder: str | Path) -> tuple[GPTModel, Tokenizer]:
     return model, tokenizer
 
 
-# ch05.ipynb, In [145]
+# ch05.ipynb, In [147]
 BUNDLED = ("tales-small", "tales-base", "tales-chat")
 
 
@@ -545,7 +545,7 @@ def bundled_folder(name: str) -> Path:
     return Path(ROOT, "models", name)
 
 
-# ch05.ipynb, In [150]
+# ch05.ipynb, In [152]
 def download_gpt2(name: str) -> Path:
     """The folder with OpenAI's released weights, fetched from the hub the first time, and verified.
 
@@ -563,11 +563,11 @@ def download_gpt2(name: str) -> Path:
     return folder
 
 
-# ch05.ipynb, In [152]
+# ch05.ipynb, In [154]
 SEPARATOR = "<|endoftext|>"                            # begins every document, in text and as a token
 
 
-# ch05.ipynb, In [153]
+# ch05.ipynb, In [155]
 def text_pieces(path: str | Path, size: int = 2**20) -> Iterator[str]:
     """A document's separator, then the text of the UTF-8 file in pieces of about `size` characters.
 
@@ -594,7 +594,7 @@ def text_pieces(path: str | Path, size: int = 2**20) -> Iterator[str]:
     yield rest
 
 
-# ch05.ipynb, In [155]
+# ch05.ipynb, In [157]
 def write_shards(pieces: Iterable[str], tokenizer: Tokenizer, folder: str | Path,
                  shard_size: int = 2**24) -> None:
     """Tokenize text once, into files `00000.npy`, `00001.npy`, ... of at most `shard_size` ids in a row.
@@ -620,7 +620,7 @@ def write_shards(pieces: Iterable[str], tokenizer: Tokenizer, folder: str | Path
             np.save(temporary / f"{n_shards:05d}.npy", shard[:filled])
 
 
-# ch05.ipynb, In [156]
+# ch05.ipynb, In [158]
 class TokenShards:
     """What `write_shards` wrote, as one long row of ids that stays on disk; a slice of it is an array."""
 

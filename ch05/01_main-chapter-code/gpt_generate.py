@@ -795,7 +795,7 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-# ch05.ipynb, In [131]
+# ch05.ipynb, In [132]
 Tokenizer = BytePairTokenizer | tiktoken.Encoding              # what `load_tokenizer` returns
 
 CHAT_TEMPLATE = ("{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
@@ -811,7 +811,7 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> N
     tokenizer.save(folder, **chat, model_max_length=context_length)
 
 
-# ch05.ipynb, In [136]
+# ch05.ipynb, In [137]
 def check_digests(folder: Path) -> None:
     """Raise ValueError for the first file of a checkpoint that isn't the one that was written."""
     for name, digest in json.loads(read_text(folder / "checkpoint.json"))["sha256"].items():
@@ -819,7 +819,7 @@ def check_digests(folder: Path) -> None:
             raise ValueError(f"{name} is damaged (its sha256 isn't the recorded one); use another checkpoint")
 
 
-# ch05.ipynb, In [137]
+# ch05.ipynb, In [138]
 def config_from_gpt2(settings: dict) -> GPTConfig:
     """Our config from `transformers`' settings. Raises ValueError for another kind of model."""
     fixed = {"model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
@@ -836,7 +836,7 @@ def config_from_gpt2(settings: dict) -> GPTConfig:
         raise ValueError(f"config.json lacks {error}") from None
 
 
-# ch05.ipynb, In [138]
+# ch05.ipynb, In [139]
 def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
     """Build the model around the stored tensors, in float32 or, if they are finer, as they are.
 
@@ -863,7 +863,7 @@ def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
     return model.eval()
 
 
-# ch05.ipynb, In [139]
+# ch05.ipynb, In [141]
 def load_training(path: Path) -> dict:
     """A state of training. Raises ValueError for a damaged one, and for one that would run a program."""
     try:
@@ -875,7 +875,7 @@ def load_training(path: Path) -> dict:
         raise ValueError(f"{path.name} is damaged ({type(error).__name__}); use another checkpoint") from None
 
 
-# ch05.ipynb, In [140]
+# ch05.ipynb, In [142]
 def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
     """The model in `folder`, in float32 and ready to predict, and its state of training, if it has one.
 
@@ -897,7 +897,7 @@ def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
         raise ValueError(f"the checkpoint {str(folder)!r} can't be used: {error}") from None
 
 
-# ch05.ipynb, In [144]
+# ch05.ipynb, In [146]
 def load_pretrained(name_or_folder: str | Path) -> tuple[GPTModel, Tokenizer]:
     """Model and tokenizer: of the course ("tales-small", ...), of GPT-2 ("gpt2" to "gpt2-xl"), or a folder's.
 
@@ -920,7 +920,7 @@ def load_pretrained(name_or_folder: str | Path) -> tuple[GPTModel, Tokenizer]:
     return model, tokenizer
 
 
-# ch05.ipynb, In [145]
+# ch05.ipynb, In [147]
 BUNDLED = ("tales-small", "tales-base", "tales-chat")
 
 
@@ -933,7 +933,7 @@ def bundled_folder(name: str) -> Path:
     return Path(ROOT, "models", name)
 
 
-# ch05.ipynb, In [150]
+# ch05.ipynb, In [152]
 def download_gpt2(name: str) -> Path:
     """The folder with OpenAI's released weights, fetched from the hub the first time, and verified.
 
