@@ -79,6 +79,7 @@ def check_contaminated_share(contaminated_share) -> str:
     inside = [[0, 0, 2, 3, 4, 0]]                          # three in a row
     expect(contaminated_share(train, inside, 3) != 0,
            "[0, 0, 2, 3, 4, 0] shares the run 2, 3, 4 with a training text; with n = 3 it is contaminated.")
+    expect(not 0 < contaminated_share(train, inside, 3) < 1, "That counts the shared runs. Count texts, each once, however long.")
     expect(contaminated_share(train, inside, 3) == 1,
            "With n = 3, a text that holds 2, 3, 4 is contaminated: the share should be 1.")
     expect(contaminated_share(train, inside, 4) == 0, "With n = 4 it isn't: only three tokens in a row are shared.")
