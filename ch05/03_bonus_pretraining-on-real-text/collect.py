@@ -89,7 +89,7 @@ MARKUP = [  # what to put in place of a reference, a link, emphasis
     (re.compile(r"\[([^\]]+)\]\([^)]*\)|\[([^\]]+)\]\[[^\]]*\]"), r"\1\2"),           # [text](address)
     (re.compile(r"`([^`<]+?)\s*<[^>`]*>`_*"), r"\1"),                                 # `text <address>`_
     (re.compile(r":[\w:+-]+:`~?([^`]+)`"), r"\1"),                                    # :class:`Name`
-    (re.compile(r"`{1,2}([^`]+)`{1,2}_*|\*{1,2}([^*\s][^*]*)\*{1,2}"), r"\1\2"),      # ``code``, *emphasis*
+    (re.compile(r"`{1,2}~?([^`]+)`{1,2}_*|\*{1,2}([^*\s][^*]*)\*{1,2}"), r"\1\2"),      # ``code``, *emphasis*
     (re.compile(r"</?\w[^>]*>"), ""),                                                 # HTML tags
     (re.compile(r"\s*\[[\w#*]+\]_"), ""),                                             # [1]_
 ]
