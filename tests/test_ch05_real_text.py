@@ -121,7 +121,8 @@ def test_code_announced_by_two_colons_is_left_out_to_its_end(collect):
 
 
 @pytest.mark.parametrize(("marked", "plain"), [
-    (":class:`~numpy.ndarray`", "numpy.ndarray"), ("``None``", "None"), ("`an array`", "an array"), ("`~numpy.sum`", "numpy.sum"), ("**bold**", "bold"),
+    (":class:`~numpy.ndarray`", "numpy.ndarray"), ("``None``", "None"), ("`an array`", "an array"), ("`~numpy.sum`", "numpy.sum"),
+    ("**bold**", "bold"),
     ("[the guide](https://example.org/guide)", "the guide"), ("`the guide <https://example.org>`_", "the guide"),
     ("<b>this</b>", "this"), ("this [1]_", "this"),
 ])
