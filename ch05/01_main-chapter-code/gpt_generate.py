@@ -690,6 +690,7 @@ class CachedAttention(MultiHeadAttention):
 Cache = list[tuple[Tensor, Tensor]]                    # keys and values, (B, H, S, D) each, of every layer
 
 
+# ch05.ipynb, In [79]
 class CachedGPTModel(GPTModel):
     """`GPTModel` that reads only new tokens and keeps the rest as keys and values: a key-value cache."""
 
@@ -724,7 +725,7 @@ class CachedGPTModel(GPTModel):
         return self.final_norm(x[:, -1]), grown
 
 
-# ch05.ipynb, In [80]
+# ch05.ipynb, In [81]
 @torch.no_grad()
 def generate_cached(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_tokens: int,
                     end_id: int | None = None, choose: Callable[[Tensor], Tensor] = greedy,
@@ -759,7 +760,7 @@ def generate_cached(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_t
     return rows
 
 
-# ch05.ipynb, In [125]
+# ch05.ipynb, In [126]
 def gpt2_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     """Our parameter names, each with GPT-2's name for it and whether the file stores it transposed."""
     names = {"token_embedding.weight": ("wte.weight", False),
@@ -776,7 +777,7 @@ def gpt2_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     return names | ({} if config.tie_head else {"head.weight": ("lm_head.weight", False)})
 
 
-# ch05.ipynb, In [128]
+# ch05.ipynb, In [129]
 def from_tiktoken(encoding: tiktoken.Encoding) -> BytePairTokenizer:
     """Chapter 2's tokenizer with the ids of tiktoken's "gpt2". Raises ValueError for another encoding."""
     if encoding.name != "gpt2":
@@ -788,14 +789,14 @@ def from_tiktoken(encoding: tiktoken.Encoding) -> BytePairTokenizer:
     return BytePairTokenizer(ranks, ["<|endoftext|>"])
 
 
-# ch05.ipynb, In [130]
+# ch05.ipynb, In [131]
 def file_digest(path: Path) -> str:
     """The sha256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-# ch05.ipynb, In [132]
+# ch05.ipynb, In [133]
 Tokenizer = BytePairTokenizer | tiktoken.Encoding              # what `load_tokenizer` returns
 
 CHAT_TEMPLATE = ("{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
@@ -811,7 +812,7 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> N
     tokenizer.save(folder, **chat, model_max_length=context_length)
 
 
-# ch05.ipynb, In [137]
+# ch05.ipynb, In [138]
 def check_digests(folder: Path) -> None:
     """Raise ValueError for the first file of a checkpoint that isn't the one that was written."""
     for name, digest in json.loads(read_text(folder / "checkpoint.json"))["sha256"].items():
@@ -819,7 +820,7 @@ def check_digests(folder: Path) -> None:
             raise ValueError(f"{name} is damaged (its sha256 isn't the recorded one); use another checkpoint")
 
 
-# ch05.ipynb, In [138]
+# ch05.ipynb, In [139]
 def config_from_gpt2(settings: dict) -> GPTConfig:
     """Our config from `transformers`' settings. Raises ValueError for another kind of model."""
     fixed = {"model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
@@ -836,7 +837,7 @@ def config_from_gpt2(settings: dict) -> GPTConfig:
         raise ValueError(f"config.json lacks {error}") from None
 
 
-# ch05.ipynb, In [139]
+# ch05.ipynb, In [140]
 def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
     """Build the model around the stored tensors, in float32 or, if they are finer, as they are.
 
@@ -863,7 +864,7 @@ def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
     return model.eval()
 
 
-# ch05.ipynb, In [141]
+# ch05.ipynb, In [142]
 def load_training(path: Path) -> dict:
     """A state of training. Raises ValueError for a damaged one, and for one that would run a program."""
     try:
@@ -875,7 +876,7 @@ def load_training(path: Path) -> dict:
         raise ValueError(f"{path.name} is damaged ({type(error).__name__}); use another checkpoint") from None
 
 
-# ch05.ipynb, In [142]
+# ch05.ipynb, In [143]
 def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
     """The model in `folder`, in float32 and ready to predict, and its state of training, if it has one.
 
@@ -897,7 +898,7 @@ def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
         raise ValueError(f"the checkpoint {str(folder)!r} can't be used: {error}") from None
 
 
-# ch05.ipynb, In [146]
+# ch05.ipynb, In [147]
 def load_pretrained(name_or_folder: str | Path) -> tuple[GPTModel, Tokenizer]:
     """Model and tokenizer: of the course ("tales-small", ...), of GPT-2 ("gpt2" to "gpt2-xl"), or a folder's.
 
@@ -920,7 +921,7 @@ def load_pretrained(name_or_folder: str | Path) -> tuple[GPTModel, Tokenizer]:
     return model, tokenizer
 
 
-# ch05.ipynb, In [147]
+# ch05.ipynb, In [148]
 BUNDLED = ("tales-small", "tales-base", "tales-chat")
 
 
@@ -933,7 +934,7 @@ def bundled_folder(name: str) -> Path:
     return Path(ROOT, "models", name)
 
 
-# ch05.ipynb, In [152]
+# ch05.ipynb, In [153]
 def download_gpt2(name: str) -> Path:
     """The folder with OpenAI's released weights, fetched from the hub the first time, and verified.
 

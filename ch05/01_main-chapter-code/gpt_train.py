@@ -809,6 +809,7 @@ class CachedAttention(MultiHeadAttention):
 Cache = list[tuple[Tensor, Tensor]]                    # keys and values, (B, H, S, D) each, of every layer
 
 
+# ch05.ipynb, In [79]
 class CachedGPTModel(GPTModel):
     """`GPTModel` that reads only new tokens and keeps the rest as keys and values: a key-value cache."""
 
@@ -843,7 +844,7 @@ class CachedGPTModel(GPTModel):
         return self.final_norm(x[:, -1]), grown
 
 
-# ch05.ipynb, In [80]
+# ch05.ipynb, In [81]
 @torch.no_grad()
 def generate_cached(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_tokens: int,
                     end_id: int | None = None, choose: Callable[[Tensor], Tensor] = greedy,
@@ -878,7 +879,7 @@ def generate_cached(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_t
     return rows
 
 
-# ch05.ipynb, In [121]
+# ch05.ipynb, In [122]
 @contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
     """A new folder to write into, which takes the place of `folder` once all of it is written, or vanishes.
@@ -906,7 +907,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-# ch05.ipynb, In [125]
+# ch05.ipynb, In [126]
 def gpt2_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     """Our parameter names, each with GPT-2's name for it and whether the file stores it transposed."""
     names = {"token_embedding.weight": ("wte.weight", False),
@@ -923,7 +924,7 @@ def gpt2_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     return names | ({} if config.tie_head else {"head.weight": ("lm_head.weight", False)})
 
 
-# ch05.ipynb, In [127]
+# ch05.ipynb, In [128]
 def gpt2_config(config: GPTConfig, end_id: int | None = None, pad_id: int | None = None) -> dict:
     """`config.json` as `transformers` writes it for GPT-2."""
     return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": config.vocab_size,
@@ -934,7 +935,7 @@ def gpt2_config(config: GPTConfig, end_id: int | None = None, pad_id: int | None
             "pad_token_id": pad_id, "dtype": "float32"}
 
 
-# ch05.ipynb, In [128]
+# ch05.ipynb, In [129]
 def from_tiktoken(encoding: tiktoken.Encoding) -> BytePairTokenizer:
     """Chapter 2's tokenizer with the ids of tiktoken's "gpt2". Raises ValueError for another encoding."""
     if encoding.name != "gpt2":
@@ -946,14 +947,14 @@ def from_tiktoken(encoding: tiktoken.Encoding) -> BytePairTokenizer:
     return BytePairTokenizer(ranks, ["<|endoftext|>"])
 
 
-# ch05.ipynb, In [130]
+# ch05.ipynb, In [131]
 def file_digest(path: Path) -> str:
     """The sha256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-# ch05.ipynb, In [132]
+# ch05.ipynb, In [133]
 Tokenizer = BytePairTokenizer | tiktoken.Encoding              # what `load_tokenizer` returns
 
 CHAT_TEMPLATE = ("{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
@@ -969,7 +970,7 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> N
     tokenizer.save(folder, **chat, model_max_length=context_length)
 
 
-# ch05.ipynb, In [133]
+# ch05.ipynb, In [134]
 def save_checkpoint(folder: str | Path, model: GPTModel, tokenizer: Tokenizer | None = None,
                     training: dict | None = None, dtype: torch.dtype = torch.float32) -> None:
     """Write `folder`, whole or not at all: weights and settings as `transformers` reads them, the tokenizer,
@@ -992,7 +993,7 @@ def save_checkpoint(folder: str | Path, model: GPTModel, tokenizer: Tokenizer | 
         write_files(temporary, {"checkpoint.json": json.dumps({"sha256": digests}, indent=1) + "\n"})
 
 
-# ch05.ipynb, In [134]
+# ch05.ipynb, In [135]
 def save_training(path: Path, training: dict) -> None:
     """Write a state of training. Raises OSError if the disk doesn't take it."""
     with open(path, "wb") as stream:
@@ -1002,7 +1003,7 @@ def save_training(path: Path, training: dict) -> None:
             raise error.__context__ or error from None
 
 
-# ch05.ipynb, In [137]
+# ch05.ipynb, In [138]
 def check_digests(folder: Path) -> None:
     """Raise ValueError for the first file of a checkpoint that isn't the one that was written."""
     for name, digest in json.loads(read_text(folder / "checkpoint.json"))["sha256"].items():
@@ -1010,7 +1011,7 @@ def check_digests(folder: Path) -> None:
             raise ValueError(f"{name} is damaged (its sha256 isn't the recorded one); use another checkpoint")
 
 
-# ch05.ipynb, In [138]
+# ch05.ipynb, In [139]
 def config_from_gpt2(settings: dict) -> GPTConfig:
     """Our config from `transformers`' settings. Raises ValueError for another kind of model."""
     fixed = {"model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
@@ -1027,7 +1028,7 @@ def config_from_gpt2(settings: dict) -> GPTConfig:
         raise ValueError(f"config.json lacks {error}") from None
 
 
-# ch05.ipynb, In [139]
+# ch05.ipynb, In [140]
 def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
     """Build the model around the stored tensors, in float32 or, if they are finer, as they are.
 
@@ -1054,7 +1055,7 @@ def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
     return model.eval()
 
 
-# ch05.ipynb, In [141]
+# ch05.ipynb, In [142]
 def load_training(path: Path) -> dict:
     """A state of training. Raises ValueError for a damaged one, and for one that would run a program."""
     try:
@@ -1066,7 +1067,7 @@ def load_training(path: Path) -> dict:
         raise ValueError(f"{path.name} is damaged ({type(error).__name__}); use another checkpoint") from None
 
 
-# ch05.ipynb, In [142]
+# ch05.ipynb, In [143]
 def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
     """The model in `folder`, in float32 and ready to predict, and its state of training, if it has one.
 
@@ -1088,11 +1089,11 @@ def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
         raise ValueError(f"the checkpoint {str(folder)!r} can't be used: {error}") from None
 
 
-# ch05.ipynb, In [154]
+# ch05.ipynb, In [155]
 SEPARATOR = "<|endoftext|>"                            # begins every document, in text and as a token
 
 
-# ch05.ipynb, In [155]
+# ch05.ipynb, In [156]
 def text_pieces(path: str | Path, size: int = 2**20) -> Iterator[str]:
     """A document's separator, then the text of the UTF-8 file in pieces of about `size` characters.
 
@@ -1119,7 +1120,7 @@ def text_pieces(path: str | Path, size: int = 2**20) -> Iterator[str]:
     yield rest
 
 
-# ch05.ipynb, In [157]
+# ch05.ipynb, In [158]
 def write_shards(pieces: Iterable[str], tokenizer: Tokenizer, folder: str | Path,
                  shard_size: int = 2**24) -> None:
     """Tokenize text once, into files `00000.npy`, `00001.npy`, ... of at most `shard_size` ids in a row.
@@ -1145,7 +1146,7 @@ def write_shards(pieces: Iterable[str], tokenizer: Tokenizer, folder: str | Path
             np.save(temporary / f"{n_shards:05d}.npy", shard[:filled])
 
 
-# ch05.ipynb, In [158]
+# ch05.ipynb, In [159]
 class TokenShards:
     """What `write_shards` wrote, as one long row of ids that stays on disk; a slice of it is an array."""
 
