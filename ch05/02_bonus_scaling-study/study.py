@@ -2,7 +2,7 @@
 
     python study.py                     all runs that results.json lacks; stop it whenever you like, it goes on from there
     python study.py --minutes 5         the same, but begins no run after five minutes
-    python study.py --fresh             begin again (about six minutes of one core, if nothing else runs)
+    python study.py --fresh             begin again (about eight minutes of one core, if nothing else runs)
 
 One thread, so that a run gives the same figures wherever it is repeated. scaling-study.ipynb reads what this writes.
 """
@@ -35,6 +35,7 @@ VOCAB_SIZE, WINDOW, BATCH, SEED = 512, 64, 4, 5
 SIZES = ((24, 2, 2), (32, 2, 2), (48, 3, 3), (64, 3, 4))          # channels, layers, heads: the law is fitted to these
 HELD_OUT = (96, 3, 6)                                             # and has to predict this one
 BUDGETS = tuple(BATCH * WINDOW * steps for steps in (400, 800, 1600, 3200))    # tokens
+REPEATS = (3, 3, 1, 1)                                            # seeds for each of them: short runs scatter more
 RESULTS = HERE / "results.json"
 
 
@@ -70,13 +71,16 @@ def learning_rate(channels: int) -> float:
     return 0.008 * (24 / channels) ** 0.5
 
 
-def one_run(size: tuple[int, int, int], n_tokens: int, stream: Sequence[int], held_out: list, peak: float | None = None) -> dict:
-    """Train one model on the first `n_tokens` of the stream, each seen once; returns the record of it."""
+def one_run(size: tuple[int, int, int], n_tokens: int, stream: Sequence[int], held_out: list, seed: int = SEED) -> dict:
+    """Train one model on the first `n_tokens` of the stream, each seen once; returns the record of it.
+
+    The seed decides the first weights and the order of the windows; the text is the same for all.
+    """
     channels, layers, heads = size
-    peak = learning_rate(channels) if peak is None else peak
-    torch.manual_seed(SEED)
+    peak = learning_rate(channels)
+    torch.manual_seed(seed)
     model = GPTModel(GPTConfig(VOCAB_SIZE, WINDOW, channels, heads, layers))
-    batches = TokenBatches(stream[:n_tokens + 1], WINDOW, BATCH, SEED)
+    batches = TokenBatches(stream[:n_tokens + 1], WINDOW, BATCH, seed)
     n_steps = n_tokens // (BATCH * WINDOW)
 
     def schedule(step):
@@ -86,7 +90,7 @@ def one_run(size: tuple[int, int, int], n_tokens: int, stream: Sequence[int], he
     for _ in train(model, batches, configure_optimizer(model, peak), n_steps, schedule, every=n_steps):
         pass
     return {"channels": channels, "layers": layers, "heads": heads, "N": weights(size), "D": n_tokens,
-            "learning_rate": round(peak, 5), "loss": round(evaluate_loss(model, held_out), 4),
+            "seed": seed, "learning_rate": round(peak, 5), "loss": round(evaluate_loss(model, held_out), 4),
             "processor_seconds": round(time.process_time() - begun, 1)}
 
 
@@ -142,9 +146,19 @@ def commit() -> str:
         return "unknown"
 
 
+def mean_losses(runs: list[dict]) -> dict[tuple[int, int], float]:
+    """The mean over the seeds, for every (N, D), the smallest first."""
+    losses = {}
+    for run in sorted(runs, key=lambda run: (run["N"], run["D"])):
+        losses.setdefault((run["N"], run["D"]), []).append(run["loss"])
+    return {place: sum(found) / len(found) for place, found in losses.items()}
+
+
 def fitted(runs: list[dict]) -> dict:
     """The law's constants, from the runs of the sizes that it may see."""
-    N, D, loss = (torch.tensor([run[key] for run in runs if run["channels"] != HELD_OUT[0]]) for key in ("N", "D", "loss"))
+    means = mean_losses([run for run in runs if run["channels"] != HELD_OUT[0]])
+    N, D = torch.tensor(list(means)).T
+    loss = torch.tensor(list(means.values()))
     (log_E, log_A, a, log_B, b), misfit = fit_law(N, D, loss)
     constants = {"E": log_E.exp(), "A": log_A.exp(), "a": a, "B": log_B.exp(), "b": b, "misfit": misfit}
     return {name: float(f"{value:.4g}") for name, value in constants.items()}
@@ -158,19 +172,20 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     begun = time.monotonic()
     torch.set_num_threads(1)
-    record = {"command": "python study.py", "seed": SEED, "device": f"cpu, one thread, {torch.backends.cpu.get_cpu_capability()}",
+    record = {"command": "python study.py", "device": f"cpu, one thread, {torch.backends.cpu.get_cpu_capability()}",
               "torch": torch.__version__.split("+")[0], "vocab_size": VOCAB_SIZE, "window": WINDOW, "batch": BATCH, "runs": []}
     if RESULTS.exists() and not options.fresh:
         record = json.loads(RESULTS.read_text(encoding="utf-8"))
-    done = {(run["channels"], run["D"]) for run in record["runs"]}
-    wanted = sorted((weights(size) * budget, size, budget) for size in (*SIZES, HELD_OUT) for budget in BUDGETS)
-    missing = [(size, budget) for _, size, budget in wanted if (size[0], budget) not in done]
+    done = {(run["channels"], run["D"], run["seed"]) for run in record["runs"]}
+    wanted = sorted((weights(size) * budget, size, budget, SEED + i) for size in (*SIZES, HELD_OUT)
+                    for budget, n in zip(BUDGETS, REPEATS, strict=True) for i in range(n))
+    missing = [run for _, *run in wanted if (run[0][0], *run[1:]) not in done]
     tokenizer = train_tokenizer()
     stream, held_out = token_stream(tokenizer, max(BUDGETS) + 1), held_out_windows(tokenizer)
-    for size, budget in missing:
+    for size, budget, seed in missing:
         if time.monotonic() - begun > 60 * options.minutes:
             break
-        record["runs"].append(one_run(size, budget, stream, held_out) | {"commit": commit()})
+        record["runs"].append(one_run(size, budget, stream, held_out, seed) | {"commit": commit()})
         write_files(HERE, {RESULTS.name: json.dumps(record, indent=1) + "\n"})
         print(record["runs"][-1], flush=True)
     if len(record["runs"]) == len(wanted):
