@@ -57,7 +57,7 @@ def evaluate_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) ->
 
 # ch05.ipynb, In [22]
 class TokenBatches:
-    """Batches (inputs, targets), (B, T) each, of windows over `ids`; `batches[step]` is the one for that step.
+    """Batches (inputs, targets), (B, T) each, of windows over `ids`; `batches[step]` is the one of a step.
 
     A window begins at each position in `starts` (default: one after another, nothing left out). Every epoch
     visits all of them once, in an order that `seed` and the epoch fix: a run resumed at step 700 needs only
@@ -70,8 +70,8 @@ class TokenBatches:
         self.ids, self.context_length, self.batch_size, self.seed = ids, context_length, batch_size, seed
         self.per_epoch, self.epoch = len(self.starts) // batch_size, -1
         if not self.per_epoch:
-            raise ValueError(f"{len(ids)} tokens make {len(self.starts)} windows of {context_length}, but a batch "
-                             f"needs {batch_size}; use more text, a shorter context or a smaller batch")
+            raise ValueError(f"{len(ids)} tokens make {len(self.starts)} windows of {context_length}, but a "
+                             f"batch needs {batch_size}; use more text, a shorter context or a smaller batch")
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         epoch, i = divmod(step, self.per_epoch)
@@ -79,7 +79,8 @@ class TokenBatches:
             g = torch.Generator().manual_seed(self.seed + epoch)
             self.order, self.epoch = torch.randperm(len(self.starts), generator=g), epoch
         chosen = self.order[i * self.batch_size:(i + 1) * self.batch_size].tolist()
-        windows = np.stack([self.ids[self.starts[n]:self.starts[n] + self.context_length + 1] for n in chosen])
+        begins = [self.starts[n] for n in chosen]
+        windows = np.stack([self.ids[begin:begin + self.context_length + 1] for begin in begins])
         windows = torch.from_numpy(windows.astype(np.int64))                     # (B, T + 1)
         return windows[:, :-1], windows[:, 1:]                                   # (B, T) twice
 
@@ -143,14 +144,14 @@ def train(model: nn.Module, batches: TokenBatches, optimizer: torch.optim.Optimi
         if (step + 1) % every == 0 or step + 1 == n_steps:
             mean = torch.stack(recent).sum().item() * len(inputs) / len(recent)
             if not math.isfinite(mean):
-                raise FloatingPointError(f"the loss before step {step + 1} is {mean}; lower the learning rate, "
-                                         "lengthen the warm-up, or look for broken data")
+                raise FloatingPointError(f"the loss before step {step + 1} is {mean}; lower the learning "
+                                         "rate, lengthen the warm-up, or look for broken data")
             recent.clear()
             yield step + 1, mean
             model.train()
 
 
-# ch05.ipynb, In [61]
+# ch05.ipynb, In [62]
 def check_sampling(temperature: float, top_k: int | None, top_p: float, min_p: float) -> None:
     """Raise ValueError, naming it, for a setting of `sample_next` that makes no sense."""
     for name, value, fits, choice in (
@@ -163,7 +164,7 @@ def check_sampling(temperature: float, top_k: int | None, top_p: float, min_p: f
             raise ValueError(f"{name} is {value}; choose {choice}")
 
 
-# ch05.ipynb, In [62]
+# ch05.ipynb, In [63]
 def sample_next(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0,
                 min_p: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
     """Draw a token from each row of logits: (B, V) to (B,). Temperature 0 takes the best.
@@ -187,7 +188,7 @@ def sample_next(logits: Tensor, temperature: float = 1.0, top_k: int | None = No
     return order.gather(1, drawn)[:, 0]
 
 
-# ch05.ipynb, In [68]
+# ch05.ipynb, In [69]
 def penalize_repetition(logits: Tensor, rows: Sequence[Sequence[int]], penalty: float) -> Tensor:
     """Logits (B, V) with those of ids in each row divided (if positive) or multiplied (Keskar et al., 2019).
 
@@ -205,7 +206,7 @@ def penalize_repetition(logits: Tensor, rows: Sequence[Sequence[int]], penalty: 
     return logits
 
 
-# ch05.ipynb, In [76]
+# ch05.ipynb, In [77]
 class CachedAttention(MultiHeadAttention):
     """`MultiHeadAttention` that remembers: earlier keys and values come from outside and are returned."""
 
@@ -226,11 +227,11 @@ class CachedAttention(MultiHeadAttention):
         return self.out(mixed.transpose(1, 2).reshape(B, T, C)), (k, v)          # (B, T, C)
 
 
-# ch05.ipynb, In [78]
+# ch05.ipynb, In [79]
 Cache = list[tuple[Tensor, Tensor]]                    # keys and values, (B, H, S, D) each, of every layer
 
 
-# ch05.ipynb, In [79]
+# ch05.ipynb, In [80]
 class CachedGPTModel(GPTModel):
     """`GPTModel` that reads only new tokens and keeps the rest as keys and values: a key-value cache."""
 
@@ -265,7 +266,7 @@ class CachedGPTModel(GPTModel):
         return self.final_norm(x[:, -1]), grown
 
 
-# ch05.ipynb, In [81]
+# ch05.ipynb, In [82]
 @torch.no_grad()
 def generate_cached(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_tokens: int,
                     end_id: int | None = None, choose: Callable[[Tensor], Tensor] = greedy,
@@ -300,7 +301,7 @@ def generate_cached(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_t
     return rows
 
 
-# ch05.ipynb, In [122]
+# ch05.ipynb, In [123]
 @contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
     """A new folder to write into, which takes the place of `folder` once all of it is written, or vanishes.
@@ -328,7 +329,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-# ch05.ipynb, In [126]
+# ch05.ipynb, In [127]
 def gpt2_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     """Our parameter names, each with GPT-2's name for it and whether the file stores it transposed."""
     names = {"token_embedding.weight": ("wte.weight", False),
@@ -345,7 +346,7 @@ def gpt2_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     return names | ({} if config.tie_head else {"head.weight": ("lm_head.weight", False)})
 
 
-# ch05.ipynb, In [128]
+# ch05.ipynb, In [129]
 def gpt2_config(config: GPTConfig, end_id: int | None = None, pad_id: int | None = None) -> dict:
     """`config.json` as `transformers` writes it for GPT-2."""
     return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": config.vocab_size,
@@ -356,7 +357,7 @@ def gpt2_config(config: GPTConfig, end_id: int | None = None, pad_id: int | None
             "pad_token_id": pad_id, "dtype": "float32"}
 
 
-# ch05.ipynb, In [129]
+# ch05.ipynb, In [130]
 def from_tiktoken(encoding: tiktoken.Encoding) -> BytePairTokenizer:
     """Chapter 2's tokenizer with the ids of tiktoken's "gpt2". Raises ValueError for another encoding."""
     if encoding.name != "gpt2":
@@ -368,14 +369,14 @@ def from_tiktoken(encoding: tiktoken.Encoding) -> BytePairTokenizer:
     return BytePairTokenizer(ranks, ["<|endoftext|>"])
 
 
-# ch05.ipynb, In [131]
+# ch05.ipynb, In [132]
 def file_digest(path: Path) -> str:
     """The sha256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-# ch05.ipynb, In [133]
+# ch05.ipynb, In [134]
 Tokenizer = BytePairTokenizer | tiktoken.Encoding              # what `load_tokenizer` returns
 
 CHAT_TEMPLATE = ("{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
@@ -391,7 +392,7 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> N
     tokenizer.save(folder, **chat, model_max_length=context_length)
 
 
-# ch05.ipynb, In [134]
+# ch05.ipynb, In [135]
 def save_checkpoint(folder: str | Path, model: GPTModel, tokenizer: Tokenizer | None = None,
                     training: dict | None = None, dtype: torch.dtype = torch.float32) -> None:
     """Write `folder`, whole or not at all: weights and settings as `transformers` reads them, the tokenizer,
@@ -414,7 +415,7 @@ def save_checkpoint(folder: str | Path, model: GPTModel, tokenizer: Tokenizer | 
         write_files(temporary, {"checkpoint.json": json.dumps({"sha256": digests}, indent=1) + "\n"})
 
 
-# ch05.ipynb, In [135]
+# ch05.ipynb, In [136]
 def save_training(path: Path, training: dict) -> None:
     """Write a state of training. Raises OSError if the disk doesn't take it."""
     with open(path, "wb") as stream:
@@ -424,7 +425,7 @@ def save_training(path: Path, training: dict) -> None:
             raise error.__context__ or error from None
 
 
-# ch05.ipynb, In [138]
+# ch05.ipynb, In [139]
 def check_digests(folder: Path) -> None:
     """Raise ValueError for the first file of a checkpoint that isn't the one that was written."""
     for name, digest in json.loads(read_text(folder / "checkpoint.json"))["sha256"].items():
@@ -432,7 +433,7 @@ def check_digests(folder: Path) -> None:
             raise ValueError(f"{name} is damaged (its sha256 isn't the recorded one); use another checkpoint")
 
 
-# ch05.ipynb, In [139]
+# ch05.ipynb, In [140]
 def config_from_gpt2(settings: dict) -> GPTConfig:
     """Our config from `transformers`' settings. Raises ValueError for another kind of model."""
     fixed = {"model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
@@ -449,7 +450,7 @@ def config_from_gpt2(settings: dict) -> GPTConfig:
         raise ValueError(f"config.json lacks {error}") from None
 
 
-# ch05.ipynb, In [140]
+# ch05.ipynb, In [141]
 def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
     """Build the model around the stored tensors, in float32 or, if they are finer, as they are.
 
@@ -476,7 +477,7 @@ def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
     return model.eval()
 
 
-# ch05.ipynb, In [142]
+# ch05.ipynb, In [143]
 def load_training(path: Path) -> dict:
     """A state of training. Raises ValueError for a damaged one, and for one that would run a program."""
     try:
@@ -488,7 +489,7 @@ def load_training(path: Path) -> dict:
         raise ValueError(f"{path.name} is damaged ({type(error).__name__}); use another checkpoint") from None
 
 
-# ch05.ipynb, In [143]
+# ch05.ipynb, In [144]
 def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
     """The model in `folder`, in float32 and ready to predict, and its state of training, if it has one.
 
@@ -510,7 +511,7 @@ def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
         raise ValueError(f"the checkpoint {str(folder)!r} can't be used: {error}") from None
 
 
-# ch05.ipynb, In [147]
+# ch05.ipynb, In [148]
 def load_pretrained(name_or_folder: str | Path) -> tuple[GPTModel, Tokenizer]:
     """Model and tokenizer: of the course ("tales-small", ...), of GPT-2 ("gpt2" to "gpt2-xl"), or a folder's.
 
@@ -533,7 +534,7 @@ def load_pretrained(name_or_folder: str | Path) -> tuple[GPTModel, Tokenizer]:
     return model, tokenizer
 
 
-# ch05.ipynb, In [148]
+# ch05.ipynb, In [149]
 BUNDLED = ("tales-small", "tales-base", "tales-chat")
 
 
@@ -546,7 +547,7 @@ def bundled_folder(name: str) -> Path:
     return Path(ROOT, "models", name)
 
 
-# ch05.ipynb, In [153]
+# ch05.ipynb, In [154]
 def download_gpt2(name: str) -> Path:
     """The folder with OpenAI's released weights, fetched from the hub the first time, and verified.
 
@@ -564,11 +565,11 @@ def download_gpt2(name: str) -> Path:
     return folder
 
 
-# ch05.ipynb, In [155]
+# ch05.ipynb, In [156]
 SEPARATOR = "<|endoftext|>"                            # begins every document, in text and as a token
 
 
-# ch05.ipynb, In [156]
+# ch05.ipynb, In [157]
 def text_pieces(path: str | Path, size: int = 2**20) -> Iterator[str]:
     """A document's separator, then the text of the UTF-8 file in pieces of about `size` characters.
 
@@ -595,7 +596,7 @@ def text_pieces(path: str | Path, size: int = 2**20) -> Iterator[str]:
     yield rest
 
 
-# ch05.ipynb, In [158]
+# ch05.ipynb, In [159]
 def write_shards(pieces: Iterable[str], tokenizer: Tokenizer, folder: str | Path,
                  shard_size: int = 2**24) -> None:
     """Tokenize text once, into files `00000.npy`, `00001.npy`, ... of at most `shard_size` ids in a row.
@@ -621,7 +622,7 @@ def write_shards(pieces: Iterable[str], tokenizer: Tokenizer, folder: str | Path
             np.save(temporary / f"{n_shards:05d}.npy", shard[:filled])
 
 
-# ch05.ipynb, In [159]
+# ch05.ipynb, In [160]
 class TokenShards:
     """What `write_shards` wrote, as one long row of ids that stays on disk; a slice of it is an array."""
 

@@ -610,7 +610,7 @@ def check_prompt(prompt: Sequence[int], name: str, config: GPTConfig) -> None:
                          "use the tokenizer that the model was made for")
 
 
-# ch05.ipynb, In [61]
+# ch05.ipynb, In [62]
 def check_sampling(temperature: float, top_k: int | None, top_p: float, min_p: float) -> None:
     """Raise ValueError, naming it, for a setting of `sample_next` that makes no sense."""
     for name, value, fits, choice in (
@@ -623,7 +623,7 @@ def check_sampling(temperature: float, top_k: int | None, top_p: float, min_p: f
             raise ValueError(f"{name} is {value}; choose {choice}")
 
 
-# ch05.ipynb, In [62]
+# ch05.ipynb, In [63]
 def sample_next(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0,
                 min_p: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
     """Draw a token from each row of logits: (B, V) to (B,). Temperature 0 takes the best.
@@ -647,7 +647,7 @@ def sample_next(logits: Tensor, temperature: float = 1.0, top_k: int | None = No
     return order.gather(1, drawn)[:, 0]
 
 
-# ch05.ipynb, In [68]
+# ch05.ipynb, In [69]
 def penalize_repetition(logits: Tensor, rows: Sequence[Sequence[int]], penalty: float) -> Tensor:
     """Logits (B, V) with those of ids in each row divided (if positive) or multiplied (Keskar et al., 2019).
 
@@ -665,7 +665,7 @@ def penalize_repetition(logits: Tensor, rows: Sequence[Sequence[int]], penalty: 
     return logits
 
 
-# ch05.ipynb, In [76]
+# ch05.ipynb, In [77]
 class CachedAttention(MultiHeadAttention):
     """`MultiHeadAttention` that remembers: earlier keys and values come from outside and are returned."""
 
@@ -686,11 +686,11 @@ class CachedAttention(MultiHeadAttention):
         return self.out(mixed.transpose(1, 2).reshape(B, T, C)), (k, v)          # (B, T, C)
 
 
-# ch05.ipynb, In [78]
+# ch05.ipynb, In [79]
 Cache = list[tuple[Tensor, Tensor]]                    # keys and values, (B, H, S, D) each, of every layer
 
 
-# ch05.ipynb, In [79]
+# ch05.ipynb, In [80]
 class CachedGPTModel(GPTModel):
     """`GPTModel` that reads only new tokens and keeps the rest as keys and values: a key-value cache."""
 
@@ -725,7 +725,7 @@ class CachedGPTModel(GPTModel):
         return self.final_norm(x[:, -1]), grown
 
 
-# ch05.ipynb, In [81]
+# ch05.ipynb, In [82]
 @torch.no_grad()
 def generate_cached(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_tokens: int,
                     end_id: int | None = None, choose: Callable[[Tensor], Tensor] = greedy,
@@ -760,7 +760,7 @@ def generate_cached(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_t
     return rows
 
 
-# ch05.ipynb, In [126]
+# ch05.ipynb, In [127]
 def gpt2_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     """Our parameter names, each with GPT-2's name for it and whether the file stores it transposed."""
     names = {"token_embedding.weight": ("wte.weight", False),
@@ -777,7 +777,7 @@ def gpt2_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     return names | ({} if config.tie_head else {"head.weight": ("lm_head.weight", False)})
 
 
-# ch05.ipynb, In [129]
+# ch05.ipynb, In [130]
 def from_tiktoken(encoding: tiktoken.Encoding) -> BytePairTokenizer:
     """Chapter 2's tokenizer with the ids of tiktoken's "gpt2". Raises ValueError for another encoding."""
     if encoding.name != "gpt2":
@@ -789,14 +789,14 @@ def from_tiktoken(encoding: tiktoken.Encoding) -> BytePairTokenizer:
     return BytePairTokenizer(ranks, ["<|endoftext|>"])
 
 
-# ch05.ipynb, In [131]
+# ch05.ipynb, In [132]
 def file_digest(path: Path) -> str:
     """The sha256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-# ch05.ipynb, In [133]
+# ch05.ipynb, In [134]
 Tokenizer = BytePairTokenizer | tiktoken.Encoding              # what `load_tokenizer` returns
 
 CHAT_TEMPLATE = ("{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
@@ -812,7 +812,7 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> N
     tokenizer.save(folder, **chat, model_max_length=context_length)
 
 
-# ch05.ipynb, In [138]
+# ch05.ipynb, In [139]
 def check_digests(folder: Path) -> None:
     """Raise ValueError for the first file of a checkpoint that isn't the one that was written."""
     for name, digest in json.loads(read_text(folder / "checkpoint.json"))["sha256"].items():
@@ -820,7 +820,7 @@ def check_digests(folder: Path) -> None:
             raise ValueError(f"{name} is damaged (its sha256 isn't the recorded one); use another checkpoint")
 
 
-# ch05.ipynb, In [139]
+# ch05.ipynb, In [140]
 def config_from_gpt2(settings: dict) -> GPTConfig:
     """Our config from `transformers`' settings. Raises ValueError for another kind of model."""
     fixed = {"model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
@@ -837,7 +837,7 @@ def config_from_gpt2(settings: dict) -> GPTConfig:
         raise ValueError(f"config.json lacks {error}") from None
 
 
-# ch05.ipynb, In [140]
+# ch05.ipynb, In [141]
 def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
     """Build the model around the stored tensors, in float32 or, if they are finer, as they are.
 
@@ -864,7 +864,7 @@ def model_from_gpt2(config: GPTConfig, stored: dict[str, Tensor]) -> GPTModel:
     return model.eval()
 
 
-# ch05.ipynb, In [142]
+# ch05.ipynb, In [143]
 def load_training(path: Path) -> dict:
     """A state of training. Raises ValueError for a damaged one, and for one that would run a program."""
     try:
@@ -876,7 +876,7 @@ def load_training(path: Path) -> dict:
         raise ValueError(f"{path.name} is damaged ({type(error).__name__}); use another checkpoint") from None
 
 
-# ch05.ipynb, In [143]
+# ch05.ipynb, In [144]
 def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
     """The model in `folder`, in float32 and ready to predict, and its state of training, if it has one.
 
@@ -898,7 +898,7 @@ def load_checkpoint(folder: str | Path) -> tuple[GPTModel, dict | None]:
         raise ValueError(f"the checkpoint {str(folder)!r} can't be used: {error}") from None
 
 
-# ch05.ipynb, In [147]
+# ch05.ipynb, In [148]
 def load_pretrained(name_or_folder: str | Path) -> tuple[GPTModel, Tokenizer]:
     """Model and tokenizer: of the course ("tales-small", ...), of GPT-2 ("gpt2" to "gpt2-xl"), or a folder's.
 
@@ -921,7 +921,7 @@ def load_pretrained(name_or_folder: str | Path) -> tuple[GPTModel, Tokenizer]:
     return model, tokenizer
 
 
-# ch05.ipynb, In [148]
+# ch05.ipynb, In [149]
 BUNDLED = ("tales-small", "tales-base", "tales-chat")
 
 
@@ -934,7 +934,7 @@ def bundled_folder(name: str) -> Path:
     return Path(ROOT, "models", name)
 
 
-# ch05.ipynb, In [153]
+# ch05.ipynb, In [154]
 def download_gpt2(name: str) -> Path:
     """The folder with OpenAI's released weights, fetched from the hub the first time, and verified.
 

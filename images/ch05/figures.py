@@ -236,7 +236,7 @@ def overview():
         f.arrow(x, 68, x + (68 if x < 620 else 58), 68)
     f.text(425, 50, "", size=12)
     f.arrow(755, 98, 755, 140, 545, 140, 545, 98, color="red", width=2)
-    f.text(650, 156, "gradients, one step of AdamW, 1,171 times", size=13, color=MUTED)
+    f.text(650, 156, "gradients, one step of AdamW, 1,170 times", size=13, color=MUTED)
     f.line(60, 200, 830, 200, color=MUTED, width=1.4)
     f.arrow(60, 200, 834, 200, color=MUTED, width=1.4)
     samples = (("0.2 million tokens: words", "red",
