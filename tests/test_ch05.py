@@ -75,6 +75,7 @@ def test_a_batch_depends_on_nothing_but_its_number():
     for step in torch.randperm(len(expected), generator=torch.Generator().manual_seed(0)).tolist():
         assert all(map(torch.equal, other[step], expected[step]))
     assert not torch.equal(TokenBatches(ids, 8, 4, seed=4)[0][0], expected[0][0])
+    assert not torch.equal(expected[in_order.per_epoch][0], expected[0][0])      # another epoch, another order
 
 
 def test_windows_begin_where_they_are_told_to():
