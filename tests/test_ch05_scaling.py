@@ -105,8 +105,8 @@ def test_a_study_that_was_stopped_goes_on_and_repeats_itself(tiny, capsys):
         assert tiny.main([]) == 0
         whole = json.loads(tiny.RESULTS.read_text(encoding="utf-8"))
         assert [(run["channels"], run["D"], run["seed"]) for run in whole["runs"]] == [
-            (8, 512, 5), (8, 512, 6), (8, 1024, 5), (16, 512, 5), (16, 512, 6), (16, 1024, 5)]
-        assert whole["runs"][0]["loss"] != whole["runs"][1]["loss"]
+            (8, 512, 5), (8, 1024, 5), (16, 512, 5), (16, 1024, 5), (8, 512, 6), (16, 512, 6)]
+        assert whole["runs"][0]["loss"] != whole["runs"][4]["loss"]
         assert whole["law"] == {"a": 1.0}
         stopped = {name: value for name, value in whole.items() if name != "law"} | {"runs": whole["runs"][:1]}
         stopped["runs"][0]["loss"] = 99.0                                          # would change, were it run again

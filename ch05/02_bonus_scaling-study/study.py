@@ -165,7 +165,7 @@ def fitted(runs: list[dict]) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do the runs that are missing, the cheapest first, saving after each."""
+    """Do the runs that are missing, first one of each, the cheapest first, saving after each."""
     parser = argparse.ArgumentParser(description="Train models of several sizes on several amounts of text.")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after this time")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
@@ -177,9 +177,9 @@ def main(arguments: list[str] | None = None) -> int:
     if RESULTS.exists() and not options.fresh:
         record = json.loads(RESULTS.read_text(encoding="utf-8"))
     done = {(run["channels"], run["D"], run["seed"]) for run in record["runs"]}
-    wanted = sorted((weights(size) * budget, size, budget, SEED + i) for size in (*SIZES, HELD_OUT)
+    wanted = sorted((SEED + i, weights(size) * budget, size, budget) for size in (*SIZES, HELD_OUT)
                     for budget, n in zip(BUDGETS, REPEATS, strict=True) for i in range(n))
-    missing = [run for _, *run in wanted if (run[0][0], *run[1:]) not in done]
+    missing = [(size, budget, seed) for seed, _, size, budget in wanted if (size[0], budget, seed) not in done]
     tokenizer = train_tokenizer()
     stream, held_out = token_stream(tokenizer, max(BUDGETS) + 1), held_out_windows(tokenizer)
     for size, budget, seed in missing:
