@@ -86,6 +86,8 @@ def plot_curve(curve: list[dict], path: Path) -> None:
         tokens = [row["tokens"] / 1e6 for row in rows]
         axes.plot(tokens, [row[split] for row in rows], marker, markersize=3, label=f"held-out {split}")
     axes.set(xlabel="million tokens", ylabel="loss, nats a token", yscale="log")
+    axes.set_yticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "5"])
+    axes.minorticks_off()
     axes.legend()
     figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
