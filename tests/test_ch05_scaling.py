@@ -70,9 +70,13 @@ def test_too_few_runs_are_refused():
         script().fit_law(N, D, script().law(KNOWN, N, D))
 
 
-def test_losses_of_several_seeds_become_one():
-    runs = [{"N": 2, "D": 1, "loss": 3.0}, {"N": 1, "D": 4, "loss": 5.0}, {"N": 2, "D": 1, "loss": 4.0}]
-    assert list(script().mean_losses(runs).items()) == [((1, 4), 5.0), ((2, 1), 3.5)]
+def test_losses_are_found_by_size_budget_and_seed():
+    study, runs = script(), []
+    for n, (size, budget, seed) in enumerate([*study.FITTED, *study.REPEATED]):
+        runs.append({"N": study.weights(size), "D": budget, "seed": seed, "loss": float(n)})
+    assert list(study.loss_of(runs[::-1], study.FITTED).values()) == [float(n) for n in range(len(study.FITTED))]
+    held_out = {(size, budget) for size, budget, _ in study.HELD_OUT}
+    assert not held_out & {(size, budget) for size, budget, _ in study.FITTED}
 
 
 def test_weights_are_those_that_multiply():
@@ -86,7 +90,9 @@ def test_weights_are_those_that_multiply():
 def tiny(monkeypatch, tmp_path):
     """The study, shrunk to two sizes and two budgets, and writing elsewhere."""
     study = script()
-    for name, value in {"SIZES": ((8, 1, 1),), "HELD_OUT": (16, 1, 1), "BUDGETS": (512, 1024), "REPEATS": (2, 1), "HERE": tmp_path,
+    small, large = (8, 1, 1), (16, 1, 1)
+    for name, value in {"FITTED": [(small, 512, 5), (small, 1024, 5)], "HELD_OUT": [(large, 512, 5), (large, 1024, 5)],
+                        "REPEATED": [(small, 512, 6), (large, 512, 6)], "LONGER": 1024, "HERE": tmp_path,
                         "RESULTS": tmp_path / "results.json", "held_out_windows": lambda tokenizer: windows(study),
                         "fitted": lambda runs: {"a": 1.0}}.items():
         monkeypatch.setattr(study, name, value)
@@ -129,8 +135,7 @@ def test_the_record_fits_the_script():
     study = script()
     record = json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))
     assert {"command", "device", "torch", "runs", "law"} <= set(record)
-    wanted = {(study.weights(size), budget, study.SEED + i) for size in (*study.SIZES, study.HELD_OUT)
-              for budget, n in zip(study.BUDGETS, study.REPEATS, strict=True) for i in range(n)}
+    wanted = {(study.weights(size), budget, seed) for size, budget, seed in [*study.FITTED, *study.HELD_OUT, *study.REPEATED]}
     assert {(run["N"], run["D"], run["seed"]) for run in record["runs"]} == wanted and len(record["runs"]) == len(wanted)
     assert all(run["commit"] != "unknown" and 0 < run["loss"] < 6.24 for run in record["runs"])
     fitted = study.fitted(record["runs"])

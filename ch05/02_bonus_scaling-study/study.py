@@ -2,7 +2,7 @@
 
     python study.py                     all runs that results.json lacks; stop it whenever you like, it goes on from there
     python study.py --minutes 5         the same, but begins no run after five minutes
-    python study.py --fresh             begin again (about eight minutes of one core, if nothing else runs)
+    python study.py --fresh             begin again (about three minutes of one core, if nothing else runs)
 
 One thread, so that a run gives the same figures wherever it is repeated. scaling-study.ipynb reads what this writes.
 """
@@ -33,9 +33,11 @@ from previous_chapters import BytePairTokenizer, GPTConfig, GPTModel  # noqa: E4
 HERE = Path(__file__).resolve().parent
 VOCAB_SIZE, WINDOW, BATCH, SEED = 512, 64, 4, 5
 SIZES = ((24, 2, 2), (32, 2, 2), (48, 3, 3), (64, 3, 4))          # channels, layers, heads: the law is fitted to these
-HELD_OUT = (96, 3, 6)                                             # and has to predict this one
-BUDGETS = tuple(BATCH * WINDOW * steps for steps in (400, 800, 1600, 3200))    # tokens
-REPEATS = (3, 3, 1, 1)                                            # seeds for each of them: short runs scatter more
+BUDGETS = tuple(BATCH * WINDOW * steps for steps in (400, 800, 1600))        # tokens, on each of these
+LARGER, LONGER = (96, 3, 6), 2 * BUDGETS[-1]                      # and has to predict a larger model, and longer runs
+FITTED = [(size, budget, SEED) for size in SIZES for budget in BUDGETS]
+HELD_OUT = [*((LARGER, budget, SEED) for budget in BUDGETS[:2]), *((size, LONGER, SEED) for size in SIZES[:3])]
+REPEATED = [(SIZES[0], BUDGETS[0], SEED + 1), (SIZES[0], BUDGETS[0], SEED + 2), (SIZES[1], BUDGETS[0], SEED + 1)]
 RESULTS = HERE / "results.json"
 
 
@@ -146,19 +148,17 @@ def commit() -> str:
         return "unknown"
 
 
-def mean_losses(runs: list[dict]) -> dict[tuple[int, int], float]:
-    """The mean over the seeds, for every (N, D), the smallest first."""
-    losses = {}
-    for run in sorted(runs, key=lambda run: (run["N"], run["D"])):
-        losses.setdefault((run["N"], run["D"]), []).append(run["loss"])
-    return {place: sum(found) / len(found) for place, found in losses.items()}
+def loss_of(runs: list[dict], wanted: list[tuple]) -> dict[tuple[int, int], float]:
+    """{(N, D): loss} of the wanted (size, tokens, seed), in their order."""
+    found = {(run["N"], run["D"], run["seed"]): run["loss"] for run in runs}
+    return {(weights(size), tokens): found[weights(size), tokens, seed] for size, tokens, seed in wanted}
 
 
 def fitted(runs: list[dict]) -> dict:
-    """The law's constants, from the runs of the sizes that it may see."""
-    means = mean_losses([run for run in runs if run["channels"] != HELD_OUT[0]])
-    N, D = torch.tensor(list(means)).T
-    loss = torch.tensor(list(means.values()))
+    """The law's constants, from the runs that it may see."""
+    losses = loss_of(runs, FITTED)
+    N, D = torch.tensor(list(losses)).T                                                              # (n,) each
+    loss = torch.tensor(list(losses.values()))                                                       # (n,)
     (log_E, log_A, a, log_B, b), misfit = fit_law(N, D, loss)
     constants = {"E": log_E.exp(), "A": log_A.exp(), "a": a, "B": log_B.exp(), "b": b, "misfit": misfit}
     return {name: float(f"{value:.4g}") for name, value in constants.items()}
@@ -177,11 +177,10 @@ def main(arguments: list[str] | None = None) -> int:
     if RESULTS.exists() and not options.fresh:
         record = json.loads(RESULTS.read_text(encoding="utf-8"))
     done = {(run["channels"], run["D"], run["seed"]) for run in record["runs"]}
-    wanted = sorted((SEED + i, weights(size) * budget, size, budget) for size in (*SIZES, HELD_OUT)
-                    for budget, n in zip(BUDGETS, REPEATS, strict=True) for i in range(n))
-    missing = [(size, budget, seed) for seed, _, size, budget in wanted if (size[0], budget, seed) not in done]
+    wanted = sorted([*FITTED, *HELD_OUT, *REPEATED], key=lambda run: (run[2], weights(run[0]) * run[1]))
+    missing = [(size, budget, seed) for size, budget, seed in wanted if (size[0], budget, seed) not in done]
     tokenizer = train_tokenizer()
-    stream, held_out = token_stream(tokenizer, max(BUDGETS) + 1), held_out_windows(tokenizer)
+    stream, held_out = token_stream(tokenizer, LONGER + 1), held_out_windows(tokenizer)
     for size, budget, seed in missing:
         if time.monotonic() - begun > 60 * options.minutes:
             break
