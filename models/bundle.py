@@ -17,35 +17,19 @@ import course  # noqa: E402
 
 course.setup("ch05/01_main-chapter-code")
 import torch  # noqa: E402
+from gpt_train import TOKENS_PER_TALE, pass_rates, sample_tales  # noqa: E402
 from matplotlib import pyplot as plt  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from ch05 import generate_cached, load_checkpoint, load_pretrained, sample_next, save_checkpoint  # noqa: E402
+from ch05 import load_checkpoint, load_pretrained, save_checkpoint  # noqa: E402
 from data.ngram import NGram  # noqa: E402
-from data.read_tale import TrainingIndex, longest_copied_span, skills  # noqa: E402
+from data.read_tale import TrainingIndex, longest_copied_span  # noqa: E402
 from data.tales import generate_tales  # noqa: E402
 from images.kit import plot_style  # noqa: E402
 from previous_chapters import count_parameters  # noqa: E402
 
 SPLITS = ("combinations", "skeletons")
 N = 200                                                # tales sampled, and read of each held-out split
-
-
-def sample_tales(model, tokenizer, n: int = N, seed: int = 0) -> list[str]:
-    """n tales at temperature 0.8, from the separator on."""
-    g, texts = torch.Generator().manual_seed(seed), []
-    for _ in tqdm(range(n // 50), desc="sampling", disable=None):
-        rows = generate_cached(model, [[tokenizer.eot_token]] * 50, model.config.context_length, tokenizer.eot_token,
-                               lambda logits: sample_next(logits, 0.8, generator=g))
-        texts += [tokenizer.decode([i for i in row if i != tokenizer.eot_token]) for row in rows]
-    return texts
-
-
-def rates(texts: list[str], level: str) -> dict[str, float]:
-    """The share of texts that keep each skill of the checker, and of those that keep all."""
-    found = [skills(text, level) for text in texts]
-    return {"all of them": sum(all(f.values()) for f in found) / len(found),
-            **{skill: sum(f[skill] for f in found) / len(found) for skill in found[0]}}
 
 
 @torch.no_grad()
@@ -59,17 +43,23 @@ def perplexity(model, tokenizer, texts: list[str]) -> float:
     return math.exp(total / n)
 
 
-def measure(model, tokenizer, settings: dict, n_tales: int) -> dict:
-    """Every figure of the card."""
-    level, seed = settings["level"], settings["seed"]
+def training_tales(runs: list[dict]) -> list[str]:
+    """The tales that the model was trained on, over all its runs."""
+    counts = [int(run["tokens"] / TOKENS_PER_TALE[run["level"]]) + 1000 for run in runs]
+    return [text for run, n in zip(runs, counts, strict=True) for _, text in generate_tales(n, run["seed"], run["level"])]
+
+
+def measure(model, tokenizer, runs: list[dict]) -> dict:
+    """Every figure of the card; `runs` are the settings of the runs that made the model, the last one last."""
+    level, seed = runs[-1]["level"], runs[-1]["seed"]
     held_out = {split: [text for _, text in generate_tales(N, seed + 1, level, split)] for split in SPLITS}
-    samples = sample_tales(model, tokenizer)
-    train = [text for _, text in generate_tales(n_tales, seed, level)]
+    samples = sample_tales(model, tokenizer, N)
+    train = training_tales(runs)
     index = TrainingIndex(tqdm(train, desc="indexing the training tales", disable=None), stride=8)
     copied = {name: sorted(longest_copied_span(text, index)[0] for text in texts)
               for name, texts in {"sampled": samples, **held_out}.items()}
     counts = NGram(5, tokenizer.encode_ordinary, tokenizer.decode).fit(train[:20_000])
-    return {"rates": {"sampled": rates(samples, level), **{split: rates(texts, level) for split, texts in held_out.items()}},
+    return {"rates": {name: pass_rates(texts, level) for name, texts in {"sampled": samples, **held_out}.items()},
             "perplexity": {split: perplexity(model, tokenizer, texts) for split, texts in held_out.items()},
             "perplexity of the 5-gram": {split: counts.perplexity(texts) for split, texts in held_out.items()},
             "copied": {name: {"median": spans[len(spans) // 2], "longest": spans[-1]} for name, spans in copied.items()},
@@ -93,7 +83,25 @@ def plot_curve(curve: list[dict], path: Path) -> None:
     plt.close(figure)
 
 
-def card(name: str, config, state: dict, found: dict, command: str, minutes: str) -> str:
+def earlier(settings: dict) -> tuple[list[dict], list[dict]]:
+    """Settings and curve of the runs before this one: those of the bundled model that it started from, if any."""
+    if not settings.get("start"):
+        return [], []
+    folder = Path(settings["start"])
+    return tuple(json.loads((folder / name).read_text(encoding="utf-8")) for name in ("runs.json", "curve.json"))
+
+
+def described(runs: list[dict]) -> dict[str, str]:
+    """What the card says of data and optimizer, a run after the other."""
+    data = [f"{run['level']} tales, seed {run['seed']}, split `train`" for run in runs]
+    tokens = [f"{run['tokens']:,.0f} in windows of {run['window']} that begin with a tale, {run['batch']} in a step"
+              for run in runs]
+    rates = [f"peak rate {run['learning_rate']:g} after {run['warmup']} steps of warm-up, cosine to a tenth, weight decay "
+             f"{run['weight_decay']:g} on matrices" for run in runs]
+    return {name: "; then ".join(parts) for name, parts in (("data", data), ("n_tokens", tokens), ("rates", rates))}
+
+
+def card(name: str, config, curve: list[dict], runs: list[dict], found: dict, command: str, minutes: str) -> str:
     """The model card, in Markdown: `card-template.txt` with the figures filled in."""
     columns = [found["rates"][kind] for kind in ("sampled", *SPLITS)]
     rows = [f"| {skill} | {' | '.join(f'{column[skill]:.1%}' for column in columns)} |" for skill in columns[0]]
@@ -102,7 +110,7 @@ def card(name: str, config, state: dict, found: dict, command: str, minutes: str
     spans = [f"| {kind} | {span['median']} | {span['longest']} |" for kind, span in found["copied"].items()]
     samples = "\n\n---\n\n".join("> " + text.replace("\n", "\n> ") for text in found["samples"])
     template = (Path(__file__).parent / "card-template.txt").read_text(encoding="utf-8")
-    known = {**vars(config), **state["settings"], **state["curve"][-1], "n_parameters": count_parameters(config), "n_sampled": N}
+    known = {**vars(config), **runs[-1], **described(runs), **curve[-1], "n_parameters": count_parameters(config), "n_sampled": N}
     return template.format(name=name, command=command, minutes=minutes, samples=samples, rows="\n".join(rows),
                            losses="\n".join(losses), spans="\n".join(spans), **known)
 
@@ -118,14 +126,16 @@ def main() -> None:
     newest = max(options.run.glob("step-*"))
     model, state = load_checkpoint(newest)
     _, tokenizer = load_pretrained(newest)
+    runs, curve = earlier(state["settings"])                     # now, as it may be the folder that is about to be replaced
     save_checkpoint(options.out, model, tokenizer, dtype=torch.float16)
     bundled, _ = load_pretrained(options.out)
-    n_tales = int(state["settings"]["tokens"] / {"simple": 130, "full": 320}[state["settings"]["level"]]) + 1000
-    found = measure(bundled, tokenizer, state["settings"], n_tales)
-    plot_curve(state["curve"], options.out / "curve.png")
-    (options.out / "curve.json").write_text(json.dumps(state["curve"], indent=0) + "\n", encoding="utf-8")
-    (options.out / "figures.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    text = card(options.out.name, model.config, state, found, options.command, options.minutes)
+    runs, seen = [*runs, state["settings"]], curve[-1]["tokens"] if curve else 0
+    curve = [*curve, *({**row, "tokens": seen + row["tokens"]} for row in state["curve"])]
+    found = measure(bundled, tokenizer, runs)
+    plot_curve(curve, options.out / "curve.png")
+    text = card(options.out.name, model.config, curve, runs, found, options.command, options.minutes)
+    for file, content in {"curve.json": curve, "figures.json": found, "runs.json": runs}.items():
+        (options.out / file).write_text(json.dumps(content, indent=1 if content is found else 0) + "\n", encoding="utf-8")
     (options.out / "README.md").write_text(text, encoding="utf-8")
     print(json.dumps(found["rates"]["sampled"], indent=1), found["perplexity"], found["copied"])
 

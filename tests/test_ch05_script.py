@@ -137,9 +137,33 @@ def test_tales_from_nothing_to_the_checkers_verdict(tmp_path):
     assert "combinations" in lines[1]
     assert "skeletons" in lines[1]
     assert lines[2].endswith("model")
-    assert lines[-1].endswith("%  all of them")
+    assert lines[4].endswith("%  all of them")
     model, tokenizer = chapter("ch05").load_pretrained(tmp_path / "tales" / "model")
     assert (model.config.n_layers, tokenizer.n_vocab) == (1, 2_048)
+
+
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory, text) -> Path:
+    """The finished model of a run on `text`."""
+    out = tmp_path_factory.mktemp("small") / "run"
+    assert chapter("ch05", "gpt_train").main(["--data", str(text), *SMALL, "--tokens", "1280", "--out", str(out)]) == 0
+    return out / "model"
+
+
+def test_a_run_starts_from_a_trained_model(gpt_train, text, small_model, tmp_path):
+    more = ["--tokens", "1280", "--start", str(small_model), "--layers", "9", "--learning-rate", "1e-12"]
+    assert gpt_train.main(["--data", str(text), *SMALL, *more, "--out", str(tmp_path / "run")]) == 0
+    ch05 = chapter("ch05")
+    (a, _), (b, _) = (ch05.load_checkpoint(folder) for folder in (small_model, tmp_path / "run" / "model"))
+    assert a.config == b.config                                                # --layers 9 has no say: the shape is the model's
+    torch.testing.assert_close(dict(a.named_parameters()), dict(b.named_parameters()), atol=1e-9, rtol=0)
+
+
+def test_the_model_to_start_from_has_to_fit(gpt_train, text, small_model, tmp_path, capsys):
+    start = ["--data", str(text), *SMALL, "--out", str(tmp_path / "run"), "--start", str(small_model)]
+    fails(gpt_train, capsys, [*start, "--context", "64", "--window", "64"], "is longer than")
+    fails(gpt_train, capsys, [*start, "--tokenizer", "gpt2"], "was trained with another tokenizer than gpt2's")
+    fails(gpt_train, capsys, [*start[:-1], str(tmp_path / "nothing")], "nothing")
 
 
 def test_gpt2s_tokenizer_is_written_beside_the_model(gpt_train, text, tmp_path):

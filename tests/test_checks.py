@@ -278,6 +278,8 @@ def test_budgets_are_read_from_nbvals_real_report(nbval, tmp_path, monkeypatch):
     monkeypatch.setitem(suite.MINUTES, "ch02", 0.005)  # twice 0.3 s
     (line,) = suite.over_budget(report)
     assert re.fullmatch(r"ch02\.ipynb took \d+ s; twice its budget is 1 s", line)
+    assert suite.over_budget(report, slower=1000) == []                # a slow machine may take longer
+    assert 1 <= suite.slowness() < 1000
     assert suite.notebook_of("ch02.01_main-chapter-code.dataloader.ipynb").name == "dataloader.ipynb"
     assert suite.notebook_of("tests.test_x") is None
 
@@ -385,7 +387,8 @@ def test_pytest_is_strict_and_budgets_count_only_where_they_are_enforced(monkeyp
         return subprocess.CompletedProcess(command, status)
 
     monkeypatch.setattr(suite.subprocess, "run", fake)
-    monkeypatch.setattr(suite, "over_budget", lambda report: ["ch02.ipynb took 999 s"])
+    monkeypatch.setattr(suite, "slowness", lambda: 1.0)
+    monkeypatch.setattr(suite, "over_budget", lambda report, slower: ["ch02.ipynb took 999 s"])
     monkeypatch.setenv("COURSE_BUDGETS", enforced)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert suite.pytest(["tests"], one_thread=True) == expected

@@ -63,7 +63,10 @@ def test_the_card_says_what_was_measured(folder):
     for split, perplexity in found["perplexity"].items():
         assert f"| {split} | {perplexity:.2f} |" in card
     curve = json.loads((folder / "curve.json").read_text(encoding="utf-8"))
-    assert f"{curve[-1]['tokens']:,}, in windows" in card
+    runs = json.loads((folder / "runs.json").read_text(encoding="utf-8"))
+    assert curve[-1]["tokens"] == pytest.approx(sum(run["tokens"] for run in runs), rel=0.001)
+    for run in runs:
+        assert f"{run['tokens']:,.0f} in windows of {run['window']}" in card
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
     python gpt_train.py                                      a million parameters on simple tales, about five minutes
     python gpt_train.py --data my-books/ --tokens 20e6       any text files, tokenized once and kept on disk
     python gpt_train.py --out runs/tales --resume            go on where a run was stopped, by Ctrl-C or a power cut
+    python gpt_train.py --start models/tales-base --seed 2   carry a finished model on, with new text and a new schedule
     torchrun --nproc-per-node 2 gpt_train.py                 several processes (DDP); --fsdp spreads the model as well
 
 Everything between the two marks is copied from the notebooks by `python course.py export`; the rest is written here.
@@ -13,6 +14,7 @@ import os
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch.distributed as dist
@@ -1208,6 +1210,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--data", nargs="+", metavar="PATH", type=Path, help="text files, folders of .txt and .md files (default: tales)")
     add("--level", choices=["simple", "full"], default="simple", help="which tales (simple)")
     add("--tokenizer", metavar="FOLDER", help="gpt2, or a folder with a tokenizer (the course's own, models/tokenizer)")
+    add("--start", metavar="FOLDER", help="a trained model to carry on with, in its own shape, instead of random weights")
     add("--tokens", type=positive, default=5e6, metavar="N", help="how many tokens to train on (5e6)")
     add("--layers", type=whole, default=4, metavar="N", help="transformer blocks (4)")
     add("--heads", type=whole, default=4, metavar="N", help="attention heads (4)")
@@ -1264,9 +1267,9 @@ def join_processes(options: argparse.Namespace) -> tuple[int, int, torch.device]
 
 
 def tokenizer_of(options: argparse.Namespace) -> BytePairTokenizer:
-    """The tokenizer that --tokenizer names. Raises ValueError if there is none."""
+    """The tokenizer that --tokenizer names, or that came with --start. Raises ValueError if there is none."""
     if options.tokenizer != "gpt2":
-        return load_tokenizer(options.tokenizer or ROOT / "models" / "tokenizer")
+        return load_tokenizer(options.tokenizer or options.start or ROOT / "models" / "tokenizer")
     if (ROOT / "course.py").exists():
         import course
         course.setup()                                            # points tiktoken at the vocabulary that the course brings
@@ -1381,17 +1384,31 @@ class Run:
         self.dtype = {"auto": autocast_dtype(device), "bfloat16": torch.bfloat16}.get(options.precision, torch.float32)
         self.stored = torch.float64 if options.precision == "float64" else torch.float32
         torch.manual_seed(options.seed)
-        self.config = GPTConfig(tokenizer.n_vocab, options.context, options.channels, options.heads, options.layers,
-                                options.dropout)
-        self.model = spread(GPTModel(self.config).to(device, self.stored), device, options.fsdp)
+        model = self.first_model()
+        self.config = model.config
+        self.model = spread(model.to(device, self.stored), device, options.fsdp)
         self.optimizer = configure_optimizer(self.model, options.learning_rate, options.weight_decay)
         self.start, self.curve = 0, []
         if options.resume and (newest := max(options.out.glob("step-*"), default=None)):
             self.restore(newest)
 
+    def first_model(self) -> GPTModel:
+        """The model before the first step: random, or the one that --start names. Raises ValueError if that doesn't fit."""
+        o, n_vocab = self.options, self.tokenizer.n_vocab
+        if not o.start:
+            return GPTModel(GPTConfig(n_vocab, o.context, o.channels, o.heads, o.layers, o.dropout))
+        stored, _ = load_checkpoint(o.start)
+        if load_tokenizer(o.start).merges != self.tokenizer.merges:
+            raise ValueError(f"--start {o.start} was trained with another tokenizer than {o.tokenizer}'s; leave --tokenizer out")
+        if o.window > stored.config.context_length:
+            raise ValueError(f"--window {o.window} is longer than {o.start}'s context, {stored.config.context_length}; shorten it")
+        model = GPTModel(replace(stored.config, dropout=o.dropout))
+        model.load_state_dict(stored.state_dict())
+        return model
+
     def settings(self) -> dict:
         """What has to be the same for a run to go on."""
-        names = ("level", "tokens", "window", "batch", "learning_rate", "warmup", "weight_decay", "seed", "precision")
+        names = ("level", "start", "tokens", "window", "batch", "learning_rate", "warmup", "weight_decay", "seed", "precision")
         data = [str(p) for p in self.options.data or []]
         return {**{name: getattr(self.options, name) for name in names}, "data": data, "tokenizer": digest(self.tokenizer.merges)}
 
@@ -1407,8 +1424,8 @@ class Run:
             raise ValueError(f"{folder} was trained with another tokenizer than {self.options.tokenizer or 'the course'}'s; "
                              f"pass --tokenizer {folder}, or another --out")
         for name, value in self.settings().items():
-            if state["settings"][name] != value:
-                raise ValueError(f"{folder} belongs to a run with {name} {state['settings'][name]!r}, not {value!r}; "
+            if state["settings"].get(name) != value:
+                raise ValueError(f"{folder} belongs to a run with {name} {state['settings'].get(name)!r}, not {value!r}; "
                                  "use the same settings, or another --out")
         if stored.config != self.config:
             raise ValueError(f"{folder} holds a model of shape {stored.config}, not {self.config}; use the same, or another --out")
@@ -1480,7 +1497,7 @@ class Run:
         write_files(out, {"curve.json": json.dumps(self.curve, indent=0) + "\n"})
         self.say(f"the model is in {out / 'model'}")
         if not self.options.data:
-            for skill, share in pass_rates(model, self.tokenizer, self.options.level).items():
+            for skill, share in pass_rates(sample_tales(model, self.tokenizer, 200), self.options.level).items():
                 self.say(f"{share:7.1%}  {skill}")
 
 
@@ -1504,17 +1521,23 @@ def gather(value) -> list:
     return values
 
 
-def pass_rates(model: GPTModel, tokenizer: BytePairTokenizer, level: str, n: int = 200) -> dict[str, float]:
-    """The share of n sampled tales (temperature 0.8, seed 0) that keep each of the checker's skills, and "all of them"."""
-    from data.read_tale import skills
+def sample_tales(model: GPTModel, tokenizer: BytePairTokenizer, n: int) -> list[str]:
+    """n tales of the model's, from the separator on, at temperature 0.8 and seed 0."""
     g, texts = torch.Generator().manual_seed(0), []
-    for _ in range(n // 50):
+    for _ in range(0, n, 50):
         prompts = [[tokenizer.eot_token]] * 50
-        rows = generate_cached(model, prompts, 400, tokenizer.eot_token, lambda logits: sample_next(logits, 0.8, generator=g))
+        rows = generate_cached(model, prompts, model.config.context_length, tokenizer.eot_token,
+                               lambda logits: sample_next(logits, 0.8, generator=g))
         texts += [tokenizer.decode([i for i in row if i != tokenizer.eot_token]) for row in rows]
+    return texts[:n]
+
+
+def pass_rates(texts: list[str], level: str) -> dict[str, float]:
+    """The share of texts that keep all of the checker's skills, "all of them", and of those that keep each."""
+    from data.read_tale import skills
     found = [skills(text, level) for text in texts]
-    return {**{skill: sum(f[skill] for f in found) / len(found) for skill in found[0]},
-            "all of them": sum(all(f.values()) for f in found) / len(found)}
+    return {"all of them": sum(all(f.values()) for f in found) / len(found),
+            **{skill: sum(f[skill] for f in found) / len(found) for skill in found[0]}}
 
 
 def work(options: argparse.Namespace, rank: int, world: int, device: torch.device) -> None:
