@@ -23,9 +23,11 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 
@@ -108,13 +110,8 @@ def load_messages(
     if not path.is_file():
         raise FileNotFoundError(f"no messages at {path}; give the path of a CSV file or of the UCI collection's {UCI_NAME}")
     raw = path.read_bytes()
-    utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+    first = _first_line(raw.split(b"\n"), path, "a header 'label,text' or lines 'ham<TAB>text'")
     raw = raw.removeprefix(b"\xef\xbb\xbf")                                      # the mark some editors put first
-    first = next((line for line in raw.split(b"\n") if line.strip()), None)
-    if first is None:
-        raise ValueError(f"{path}, line 1: the file is empty; it should hold a header 'label,text' or lines 'ham<TAB>text'")
-    if utf16 or b"\0" in first:
-        raise ValueError(f"{path}, line 1: this looks like UTF-16 or a binary file; save it again as UTF-8 text")
     uci = b"\t" in first and b"," not in first.split(b"\t")[0]
     reader = _Reader(path, "uci" if uci else "csv", on_bad)
     rows = _read_uci(raw, reader) if uci else _read_csv(raw, reader)
@@ -124,6 +121,21 @@ def load_messages(
     if not quiet and (reader.report.skipped or reader.report.notes):
         print(reader.report, file=sys.stderr)
     return frame
+
+
+def _first_line(lines: Iterable[bytes], path: Path, wanted: str) -> bytes:
+    """The first line that isn't blank, without a byte order mark. Raises ValueError for none, and for what isn't text."""
+    for number, line in enumerate(lines):
+        if number == 0 and line[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            break
+        line = line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
+        if b"\0" in line:
+            break
+        if line.strip():
+            return line
+    else:
+        raise ValueError(f"{path}, line 1: the file is empty; it should hold {wanted}")
+    raise ValueError(f"{path}, line 1: this looks like UTF-16 or a binary file; save it again as UTF-8 text")
 
 
 def _read_uci(raw: bytes, reader: _Reader) -> list[dict]:
@@ -162,8 +174,29 @@ def _read_uci(raw: bytes, reader: _Reader) -> list[dict]:
 def _read_csv(raw: bytes, reader: _Reader) -> list[dict]:
     """CSV with a header. A quoted text may run over several lines; `line` is the first of them."""
     text = raw.decode("utf-8", errors="surrogateescape")                         # a bad byte stays visible until its line is known
-    table = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows, line, first, blank, header = [], 1, {}, 0, None
+    rows, first, table = [], {}, _csv_rows(io.StringIO(text, newline=""), reader)
+    line, names = next(table)
+    header = _check_header(names, line, ("label", "text"), reader)
+    for start, cells in table:
+        row = dict(zip(header, cells)) | {"line": start}
+        if row.get("id") == "":
+            reader.reject(start, "the id is empty", "give each message an id, or none at all")
+        elif row.get("id") in first:
+            reader.reject(start, f"id {row['id'][:40]!r} stands on line {first[row['id']]} already",
+                          "give each message its own id")
+        elif reader.check(start, row["label"], row["text"]):
+            first |= {row["id"]: start} if "id" in row else {}
+            rows.append({name: row[name] for name in ("id", "label", "text", "line") if name in row})
+    ignored = [name for name in header if name not in ("id", "label", "text")]
+    if ignored:
+        reader.report.notes.insert(0, f"columns not used: {', '.join(map(repr, ignored))}")
+    return rows
+
+
+def _csv_rows(lines: Iterable[str], reader: _Reader) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) of a CSV's header, then of each row that has as many cells as the header; the rest is rejected."""
+    table = csv.reader(lines, strict=True)
+    line, blank, header = 1, 0, None
     while True:
         try:
             cells = next(table)
@@ -176,42 +209,37 @@ def _read_csv(raw: bytes, reader: _Reader) -> list[dict]:
         if not cells or cells == [""]:
             blank += 1
         elif header is None:
-            header = _check_header(cells, start, reader)
+            header = cells
+            yield start, cells
         elif any(BAD_BYTE.search(cell) for cell in cells):
             reader.reject(start, "bytes that aren't UTF-8", "save the file as UTF-8 (it may be Windows-1252, or a mixture)")
         elif len(cells) != len(header):
             reader.reject(start, f"{len(cells)} columns where the header has {len(header)}",
                           "put quotes around a text that holds a comma")
         else:
-            row = dict(zip(header, cells)) | {"line": start}
-            if row.get("id") == "":
-                reader.reject(start, "the id is empty", "give each message an id, or none at all")
-            elif row.get("id") in first:
-                reader.reject(start, f"id {row['id'][:40]!r} stands on line {first[row['id']]} already",
-                              "give each message its own id")
-            elif reader.check(start, row["label"], row["text"]):
-                first |= {row["id"]: start} if "id" in row else {}
-                rows.append({name: row[name] for name in ("id", "label", "text", "line") if name in row})
+            yield start, cells
     if header is None:
-        raise reader.error(1, "no header and no message", "begin with a line 'label,text'")
-    ignored = [name for name in header if name not in ("id", "label", "text")]
-    if ignored:
-        reader.report.notes.append(f"columns not used: {', '.join(map(repr, ignored))}")
+        raise reader.error(1, "no header and no message", "begin with a line that names the columns, such as 'label,text'")
     if blank:
         reader.report.notes.append(f"{blank} blank lines passed over")
-    return rows
 
 
-def _check_header(cells: list[str], line: int, reader: _Reader) -> list[str]:
+def _check_header(cells: list[str], line: int, needed: Sequence[str], reader: _Reader) -> list[str]:
+    """The columns' names in lower case, the `needed` ones among them."""
     header = [cell.strip().lower() for cell in cells]
-    missing = [name for name in ("label", "text") if name not in header]
+    missing = [name for name in needed if name not in header]
     if missing:
         raise reader.error(line, f"the columns are {', '.join(map(repr, cells))[:120]}, without {' and '.join(map(repr, missing))}",
-                           "name the columns in a first line 'label,text'")
+                           f"name the columns in a first line '{','.join(needed)}'")
     repeated = [name for name, count in Counter(header).items() if count > 1]
     if repeated:
         raise reader.error(line, f"column {repeated[0]!r} appears twice", "give each column its own name")
     return header
+
+
+def _only_numbers(line: int, text: str, reader: _Reader) -> ValueError:
+    return reader.error(line, f"the text column holds only numbers, such as {text[:20]!r}",
+                        "is another column the text? name that one 'text'")
 
 
 def _check_whole(rows: list[dict], reader: _Reader) -> None:
@@ -222,13 +250,58 @@ def _check_whole(rows: list[dict], reader: _Reader) -> None:
         found = "no usable message" if report.skipped else "a header and no message"
         raise reader.error(1, f"{found} in the file", "add lines with a label and a text")
     if len(rows) > 1 and all(NUMBER.fullmatch(row["text"].strip()) for row in rows):
-        raise reader.error(rows[0]["line"], f"the text column holds only numbers, such as {rows[0]['text'][:20]!r}",
-                           "is another column the text? name that one 'text'")
+        raise _only_numbers(rows[0]["line"], rows[0]["text"], reader)
     counts = Counter(row["label"] for row in rows)
     if len(counts) == 1:
         (label, count), = counts.items()
         raise reader.error(rows[0]["line"], f"all {count} messages are {label!r}, so there is nothing to tell apart",
                            "add the other class")
+
+
+@contextmanager
+def open_rows(path: str | os.PathLike) -> Iterator[TextRows]:
+    """Read a CSV file of any size row by row: `with open_rows(path) as rows: for cells in rows: ...`.
+
+    No more than a row and a few kilobytes are in memory. A text may be empty: what comes from outside has promised
+    nothing. Raises what `load_messages` raises, with file, line and remedy, for everything but labels.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}; give the path of a CSV file with a column 'text'")
+    with open(path, "rb") as stream:
+        _first_line(iter(lambda: stream.readline(2**20), b""), path, "a header with a column 'text'")
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        yield TextRows(stream, _Reader(path, "csv", "raise"))
+
+
+class TextRows:
+    """What `open_rows` gives: `header`, the columns' names as they are written; `text`, the index of the one named "text";
+    the rows' cells, on iteration; `line`, where the latest row began; and `bytes_read` of `n_bytes`.
+    """
+
+    def __init__(self, stream: TextIO, reader: _Reader):
+        self._stream, self._reader, self.n_bytes = stream, reader, reader.path.stat().st_size
+        self._rows = _csv_rows(stream, reader)
+        self.line, self.header = next(self._rows)
+        self.text = _check_header(self.header, self.line, ("text",), reader).index("text")
+
+    @property
+    def bytes_read(self) -> int:
+        return self._stream.buffer.tell()
+
+    def __iter__(self) -> Iterator[list[str]]:
+        count, first = 0, None                                                   # the first row, while all texts are numbers
+        for line, cells in self._rows:
+            self.line, count = line, count + 1
+            if not NUMBER.fullmatch(cells[self.text].strip()):
+                first = None
+            elif count == 1:
+                first = line, cells[self.text]
+            if first and count == 1000:                                          # it won't become text any more
+                break
+            yield cells
+        if first and count > 1:
+            raise _only_numbers(*first, self._reader)
 
 
 # ---------------------------------------------------------------- writing
@@ -259,14 +332,14 @@ def message_key(text: str) -> str:
 
 
 def split_messages(
-    messages: pd.DataFrame, validation: float = 0.1, test: float = 0.2
+    messages: pd.DataFrame, validation: float = 0.1, test: float = 0.2, salt: str = ""
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Train, validation and test parts of `messages`, fixed by the texts alone.
 
     A message's part follows from the SHA-256 of its `message_key`: the same on every machine and in every order of
     lines, unmoved when other messages are added, and copies that differ only in digits, case or punctuation stay
-    together. Shares are met on average, not exactly. Raises ValueError for impossible shares, missing or non-text
-    columns, and a part that comes out empty.
+    together. Shares are met on average, not exactly. Another `salt` gives another split. Raises ValueError for
+    impossible shares, missing or non-text columns, and a part that comes out empty.
     """
     if min(validation, test) < 0 or validation + test >= 1:
         raise ValueError(f"validation={validation} and test={test} can't be; pass shares from 0 up, together under 1")
@@ -276,7 +349,7 @@ def split_messages(
     wrong = [value for value in messages["text"] if not isinstance(value, str)]
     if wrong:
         raise ValueError(f"the text column holds {wrong[0]!r}, which isn't text; read the file with load_messages")
-    place = pd.Series([_place(text) for text in messages["text"]], index=messages.index, dtype=float)
+    place = pd.Series([_place(text, salt) for text in messages["text"]], index=messages.index, dtype=float)
     parts = {"test": place < test, "validation": (place >= test) & (place < test + validation),
              "train": place >= test + validation}
     for name, share in (("train", 1.0), ("validation", validation), ("test", test)):
@@ -286,9 +359,9 @@ def split_messages(
     return tuple(messages[parts[name]].reset_index(drop=True) for name in ("train", "validation", "test"))
 
 
-def _place(text: str) -> float:
-    """A number in [0, 1) that depends on the message's key only, as even as dice."""
-    digest = hashlib.sha256(message_key(text).encode("utf-8", "surrogatepass")).digest()
+def _place(text: str, salt: str = "") -> float:
+    """A number in [0, 1) that depends on the message's key (and the salt) only, as even as dice."""
+    digest = hashlib.sha256((salt + message_key(text)).encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 

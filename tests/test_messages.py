@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data import messages as sms
-from data.messages import load_messages, message_key, near_duplicates, split_messages, write_messages
+from data.messages import load_messages, message_key, near_duplicates, open_rows, split_messages, write_messages
 
 FIXTURE = Path(__file__).resolve().parent / "fixtures" / "sms"
 OURS = load_messages()
@@ -155,6 +155,57 @@ def test_nothing_usable_is_an_error_even_when_skipping(tmp_path):
         load_messages(write(tmp_path, "label,text\neggs,hello\n"), on_bad="skip")
 
 
+# ---------------------------------------------------------------- a file of any size, row by row
+
+def test_rows_come_with_all_their_columns_and_their_lines(tmp_path):
+    path = write(tmp_path, b"\xef\xbb\xbf" + b'id, Text,note\r\n7,"eggs\nmilk",\r\n\r\n8,,"say ""yes"", now"\r\n')
+    with open_rows(path) as rows:
+        assert (rows.header, rows.text) == (["id", " Text", "note"], 1)
+        assert [(rows.line, cells) for cells in rows] == [(2, ["7", "eggs\nmilk", ""]), (5, ["8", "", 'say "yes", now'])]
+        assert rows.bytes_read == rows.n_bytes == path.stat().st_size
+
+
+def test_rows_are_read_one_at_a_time(tmp_path):
+    path = write(tmp_path, "text\n" + "hello there\n" * 100_000 + 'broken,"')
+    with open_rows(path) as rows:
+        for _, cells in zip(range(1000), rows):
+            assert cells == ["hello there"]
+        assert rows.line == 1001 and rows.bytes_read < 100_000
+
+
+@pytest.mark.parametrize("case", [name for name, (_, _, words) in REFUSED.items() if not name.startswith("UCI") and not any(
+    word in words for word in ("label", "is empty", "a header and no", "all 2", "id ", "id is"))] + ["no column of that name"])
+def test_rows_are_refused_as_messages_are(tmp_path, case):
+    more = {"no column of that name": ("label,message\nham,hello\n", 1, "without 'text'")}
+    content, line, words = (REFUSED | more)[case]
+    path = write(tmp_path, content)
+    with pytest.raises(ValueError) as caught, open_rows(path) as rows:
+        list(rows)
+    said = str(caught.value)
+    assert said.startswith(f"{path}, line {line}: ") and words in said
+    assert "; " in said.removeprefix(str(path)), "no remedy"
+
+
+@pytest.mark.parametrize("content", ["", " \n", "\ufeff\n"])
+def test_rows_of_an_empty_file(tmp_path, content):
+    with pytest.raises(ValueError, match="the file is empty; it should hold a header"), open_rows(write(tmp_path, content)):
+        pass
+
+
+def test_rows_of_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="a CSV file with a column 'text'"), open_rows(tmp_path / "none.csv"):
+        pass
+
+
+def test_a_column_of_numbers_is_seen_after_a_thousand_rows(tmp_path):
+    path, seen = write(tmp_path, "text\n" + "12\n" * 5000), []
+    with pytest.raises(ValueError, match="line 2: the text column holds only numbers, such as '12'"), open_rows(path) as rows:
+        seen.extend(rows)
+    assert len(seen) == 999
+    with open_rows(write(tmp_path, "text\n" + "12\n" * 998 + "hello\n" + "12\n" * 5000)) as rows:
+        assert len(list(rows)) == 5999
+
+
 # ---------------------------------------------------------------- writing
 
 rows = st.lists(st.tuples(st.sampled_from(sms.LABELS), st.text(st.characters(exclude_categories=["Cs"]), min_size=1)),
@@ -227,6 +278,16 @@ def test_split_does_not_move_when_messages_are_added():
     half = OURS[:1200]
     for small, large in zip(split_messages(half), split_messages(OURS)):
         assert set(small["text"]) <= set(large["text"])
+
+
+def test_a_salt_gives_another_split_without_leakage():
+    first, second = split_messages(OURS), split_messages(OURS, salt="1")
+    assert sum(map(len, second)) == len(OURS)
+    shared = set(first[2]["text"]) & set(second[2]["text"])
+    assert 0.1 < len(shared) / len(second[2]) < 0.3                        # as many as chance would have it
+    keys = [set(map(message_key, part["text"])) for part in second]
+    assert not keys[0] & keys[1] and not keys[0] & keys[2] and not keys[1] & keys[2]
+    assert all(a.equals(b) for a, b in zip(second, split_messages(OURS, salt="1")))
 
 
 @pytest.mark.parametrize(("a", "b"), [
