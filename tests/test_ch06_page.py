@@ -1,4 +1,4 @@
-"""The page to try the filter: its server asked by programs, and the page itself in a real browser, with a tiny random classifier."""
+"""The page to try the filter: its server asked by programs, and the page in a real browser, with a tiny random classifier."""
 
 import contextlib
 import http.client
@@ -48,7 +48,7 @@ def folder(tmp_path_factory, serve_page):
     classifier = ch06.SequenceClassifier(gpt)
     torch.nn.init.normal_(classifier.head.weight, std=0.2)
     reader = ch06.TextClassifier(classifier.eval(), tokenizer)
-    reader.threshold = reader.probabilities([text for text in TEXTS]).sort().values[2:4].mean().item()
+    reader.threshold = reader.probabilities(TEXTS).sort().values[2:4].mean().item()
     place = tmp_path_factory.mktemp("a folder with spaces") / "filter"
     ch06.save_classifier(place, reader)
     return place
@@ -168,7 +168,10 @@ def test_what_cannot_be_answered_gets_a_sentence(server, body, sentence):
     assert status == 400 and sentence in answer["error"] and list(answer) == ["error"]
 
 
-@pytest.mark.parametrize("text", ["\ud800 half a character", "\0 zero", "€ ü 漢字 🎉" * 20, "a" * 2_000, "x\u2028y", "<|endoftext|>"])
+STRANGE = ["\ud800 half a character", "\0 zero", "€ ü 漢字 🎉" * 20, "a" * 2_000, "x\u2028y", "<|endoftext|>"]
+
+
+@pytest.mark.parametrize("text", STRANGE)
 def test_any_text_is_text(server, text):
     status, answer = server.classify(text=text, explain=True)
     assert status == 200 and 0 <= answer["probability"] <= 1
@@ -253,8 +256,8 @@ def start(*arguments):
 
 def test_a_port_that_is_taken_is_one_sentence(server, folder):
     done = start("--model", folder, "--port", server.port)
-    assert done.returncode == 2 and f"port {server.port} can't be used" in done.stderr and "choose another with --port" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 2 and f"port {server.port} can't be used" in done.stderr and "Traceback" not in done.stderr
+    assert "choose another with --port" in done.stderr
     assert "port 99999 can't be used" in start("--model", folder, "--port", 99_999).stderr
 
 

@@ -4,7 +4,7 @@
     python serve_page.py --model runs/filter --port 8100
 
 Nothing leaves the machine: the server listens on 127.0.0.1 only, and the page asks for nothing from elsewhere. Programs may use the
-same address: POST /classify with {"text": "..."} answers with label and probability as JSON, and with {"text": "...", "explain": true}
+same address: POST /classify with {"text": "..."} answers with label and probability as JSON, and with "explain": true beside it
 also with the words.
 """
 
@@ -131,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(411, "say how long the body is, with a Content-Length")
         length = left = int(stated)
         if length > MOST_BYTES:
-            while 0 < left and left > length - 2**26 and (block := self.rfile.read(min(left, 2**16))):
+            while left > 0 and left > length - 2**26 and (block := self.rfile.read(min(left, 2**16))):
                 left -= len(block)                                            # a client listens only once it has sent its body
             raise Refused(413, f"the body has {length:,} bytes, this server reads {MOST_BYTES:,}; shorten the message")
         return self.rfile.read(length)
