@@ -128,7 +128,9 @@ def make_classifier(run: Run, gpt: GPTModel, longest: int) -> SequenceClassifier
         classifier = SequenceClassifier(gpt, reads=run.reads)
     else:
         classifier = PaddedClassifier(gpt, longest, run.padding.split(",")[0], run.reads)
-    return freeze_below(classifier, {"head": 0, "last block": 1}[run.trains]) if run.trains in ("head", "last block") else classifier
+    if run.trains in ("head", "last block"):
+        freeze_below(classifier, 0 if run.trains == "head" else 1)
+    return classifier
 
 
 def share_right(logits: Tensor, labels: Tensor, which: list[int] | slice = slice(None)) -> float:
