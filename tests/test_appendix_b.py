@@ -16,7 +16,7 @@ WORKS, COURSES = TEXT.split("## Other courses", 1)
 
 NAME = r"[A-ZÀ-Ý][\w'’-]*[a-zß-ÿ](?: [A-ZÀ-Ý][\w'’-]*[a-zß-ÿ])*"  # Dao; Gomez Hidalgo; Press
 AUTHORS = rf"({NAME})(?:, {NAME})*(?: et al\.| and others|,? (?:and|&) {NAME})?"
-YEAR = r"((?:19[5-9]|20[0-2])\d)\b"
+YEAR = r"((?:19[2-9]|20[0-2])\d)\b"
 NOT_AUTHORS = {*calendar.month_name[1:], "Python"}
 # named in the text in other forms
 OTHERWISE = [("Gage", "1994"), ("Glorot", "2010"), ("Wang", "2021"), ("Chowdhery", "2022")]  # codespell:ignore gage
@@ -44,7 +44,7 @@ def links(text: str) -> list[tuple[str, str]]:
 
 def problem(entry: Entry) -> str | None:
     """What is wrong with an entry's identifier or year, if anything."""
-    if not 1950 <= int(entry.year) <= 2026:
+    if not 1920 <= int(entry.year) <= 2026:
         return f"the year {entry.year}"
     for label, address in links(entry.source):
         if label.startswith("arXiv:") or "arxiv.org" in address:
@@ -197,7 +197,7 @@ def test_citations_are_found(text, pairs):
         ("[doi:11.1145/103162](https://doi.org/11.1145/103162)", "1991"),
         ("[doi:10.1145/103162](https://doi.org/10.1145/103163)", "1991"),
         ("[report](http://example.org/x.pdf)", "2018"),
-        ("A journal 3(4)", "1949"),
+        ("A journal 3(4)", "1919"),
     ],
 )
 def test_a_wrong_identifier_is_noticed(source, year):

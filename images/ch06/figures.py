@@ -3,7 +3,7 @@
 import math
 from random import Random
 
-from images.kit import COLORS, INK, MUTED, Figure, figure
+from images.kit import COLORS, INK, MUTED, Figure, figure, number
 
 # ---------------------------------------------------------------- the chapter, 6.1 to 6.4
 
@@ -229,14 +229,14 @@ def twin_tales():
             f.text(690, y + j * 46 + 20, label, size=14, anchor="start")
         if i < 2:
             f.line(20, y + 108, 740, y + 108, color=MUTED, width=0.8, dashed=True)
-    f.text(380, 394, "green: good luck, red: bad luck; each pair of twins has one piece of each, or differs in one word", size=12.5,
+    f.text(380, 394, "green: good luck, red: bad luck; twins hold the same pieces in another order, or differ in one word", size=12.5,
            color=MUTED)
     return f
 
 
 @figure("freeze")
 def freeze():
-    f = Figure(760, 424)
+    f = Figure(760, 446)
     regimes = {"head only": ["head"], "last block": ["head", "norm", "block 4"],
                "LoRA": ["head"], "everything": ["head", "norm", "block 4", "block 3", "block 2", "block 1", "embeddings"]}
     numbers = {"head only": "258", "last block": "198,786", "LoRA": "65,794 at rank 8", "everything": "1,121,282"}
@@ -253,7 +253,7 @@ def freeze():
             y += height + 8
         f.text(x + 74, y + 14, numbers[regime], size=14, bold=True, color="orange")
         f.text(x + 74, y + 34, "numbers trained", size=12, color=MUTED)
-    f.text(380, 402, "orange, solid edge: trained; gray, dashed edge: frozen", size=12.5, color=MUTED)
+    f.text(380, 426, "orange, solid edge: trained; gray, dashed edge: frozen", size=12.5, color=MUTED)
     return f
 
 
@@ -269,16 +269,139 @@ def lora():
     f.text(290, 112, "512 × 128 = 65,536 numbers", size=13, color=MUTED)
     f.box(150, 264, 150, 30, "A", color="orange", bold=True)
     f.text(225, 312, "R × C = 8 × 128 = 1,024", size=12, color=MUTED)
-    f.arrow(300, 279, 356, 279, label="8 numbers", size=12)
-    f.box(362, 206, 30, 146, "B", color="orange", bold=True)
-    f.text(402, 330, "512 × R = 4,096,\nzero at first", size=12, color=MUTED, anchor="start")
-    f.arrow(392, 279, 468, 279, label="", width=1.8)
-    f.box(472, 258, 78, 42, "× α / R", color="white", size=14)
+    f.arrow(300, 279, 394, 279, label="R = 8", size=12)
+    f.box(400, 206, 30, 146, "B", color="orange", bold=True)
+    f.text(440, 330, "512 × R = 4,096,\nzero at first", size=12, color=MUTED, anchor="start")
+    f.arrow(430, 279, 478, 279)
+    f.box(482, 258, 78, 42, "× α / R", color="white", size=14)
     f.arrow(430, 100, 604, 176)
-    f.arrow(550, 279, 604, 214)
+    f.arrow(560, 262, 606, 216)
     f.circle(622, 194, 24, "+", color="white", size=22)
     f.arrow(646, 194, 682, 194)
     f.text(690, 194, "512", size=15, anchor="start", bold=True)
     f.text(560, 40, "what was learned before", size=13, color=MUTED)
-    f.text(600, 340, "what finetuning adds", size=13, color="orange")
+    f.text(636, 300, "what finetuning adds", size=13, color="orange")
+    return f
+
+
+# ---------------------------------------------------------------- 6.5 to 6.7 intervals, calibration, the threshold
+
+@figure("calibration")
+def calibration():
+    f = Figure(760, 286)
+    for x, claim, spam, verdict in ((30, 0.9, 3, "0.3 too high"), (400, 0.2, 1, "fits")):
+        f.text(x + 165, 28, f"five messages, each claimed {claim}", bold=True)
+        for i in range(5):
+            f.box(x + 4 + 66 * i, 50, 58, 40, "spam" if i < spam else "ham", color="red" if i < spam else "blue", size=14)
+        for y, name, value, color in ((118, "claimed", claim, "gray"), (158, "spam", spam / 5, "red")):
+            f.text(x + 62, y + 13, name, size=14, anchor="end")
+            f.box(x + 72, y, 256, 26, color="white", radius=2, edge=1)
+            f.box(x + 72, y, 256 * value, 26, color=color, radius=2)
+            f.text(x + 72 + 256 * value - 8 if value > 0.5 else x + 72 + 256 * value + 8, y + 13, f"{value:.1f}", size=14,
+                   anchor="end" if value > 0.5 else "start")
+        f.text(x + 200, 208, verdict, size=14, bold=True)
+    f.line(380, 20, 380, 220, color=MUTED, width=1, dashed=True)
+    f.text(380, 256, "calibration error: half of the messages × 0.3 + half of them × 0 = 0.15", size=15)
+    return f
+
+
+@figure("confusion")
+def confusion():
+    f = Figure(760, 320)
+    f.text(220, 28, "the filter says ham", bold=True)
+    f.text(450, 28, "the filter says spam", bold=True)
+    f.text(92, 94, "it is\nham", bold=True, anchor="end")
+    f.text(92, 194, "it is\nspam", bold=True, anchor="end")
+    cells = ((110, 50, "delivered", "as it should be", "green"), (340, 50, "false alarm",
+              "a friend's message in\nthe spam folder", "red"),
+             (110, 150, "miss", "spam in the inbox", "orange"), (340, 150, "caught", "as it should be", "green"))
+    for x, y, name, meaning, color in cells:
+        f.box(x, y, 220, 88, color=color)
+        f.text(x + 110, y + 24, name, bold=True, size=16)
+        f.text(x + 110, y + 57, meaning, size=13)
+    f.brace(342, 558, 246, "")
+    f.text(450, 284, "precision: which share of\nthis column was caught?", size=14)
+    f.line(568, 152, 576, 152, 576, 236, 568, 236, color=MUTED, width=1.4)
+    f.text(588, 194, "recall: which\nshare of this row\nwas caught?", size=14, anchor="start")
+    return f
+
+
+def heap(x: float, middle: float, spread: float) -> float:
+    return math.exp(-((x - middle) ** 2) / (2 * spread**2))
+
+
+@figure("threshold")
+def threshold():
+    f = Figure(760, 330)
+    left, base, width, tall, at = 60, 220, 640, 150, 0.56
+    xs = [i / 100 for i in range(101)]
+    ham = [(left + width * x, base - tall * heap(x, 0.3, 0.16)) for x in xs]
+    spam = [(left + width * x, base - tall * heap(x, 0.72, 0.15)) for x in xs]
+    for points, keep, color in ((ham, lambda x: x >= at, "red"), (spam, lambda x: x <= at, "orange")):
+        part = [p for x, p in zip(xs, points) if keep(x)]
+        corners = [(part[0][0], base), *part, (part[-1][0], base)]
+        f._add("polygon", points=" ".join(f"{number(x)},{number(y)}" for x, y in corners), fill=COLORS[color][0],
+               stroke=COLORS[color][1], stroke_width=1)
+    f.line(*[c for p in ham for c in p], color="blue", width=2.4)
+    f.line(*[c for p in spam for c in p], color="purple", width=2.4, dashed=True)
+    f.line(left - 6, base, left + width + 6, base, width=1.4)
+    slider = left + width * at
+    f.line(slider, 40, slider, base + 34, width=2.4)
+    f.circle(slider, base + 42, 9, color="white")
+    f.line(left, base + 42, slider - 10, base + 42, color=MUTED, width=3)
+    f.line(slider + 10, base + 42, left + width, base + 42, color=MUTED, width=3)
+    f.text(slider, 26, "threshold", bold=True)
+    f.text(left + width * 0.27, 56, "genuine messages", size=14, color="blue")
+    f.text(left + width * 0.85, 56, "spam", size=14, color="purple")
+    f.text(left + width * 0.485, base - 16, "misses", size=14, bold=True)
+    f.text(left + width * 0.68, base - 52, "false alarms", size=14, bold=True)
+    f.arrow(left + width * 0.66, base - 42, left + width * 0.6, base - 14, width=1.4)
+    f.text(left, base + 68, "0", size=13, color=MUTED)
+    f.text(left + width, base + 68, "1", size=13, color=MUTED)
+    f.text(380, base + 68, "claimed probability of spam", size=13, color=MUTED)
+    f.text(380, 312, "to the right: fewer false alarms, more misses; no place is without errors", size=13, color=MUTED)
+    return f
+
+
+# ---------------------------------------------------------------- 6.11, 6.12: shares of a verdict, disguises
+
+@figure("tangent")
+def tangent():
+    f = Figure(760, 310)
+    bent, top = [math.tanh(4 * i / 50) for i in range(51)], math.tanh(4)
+    for x, title, ys, kept in ((60, "a sum", [i / 50 for i in range(51)], "the whole step"), (440, "a curve", bent, "hardly anything")):
+        base, width, tall = 240, 260, 170
+        f.text(x + 130, 28, title, bold=True)
+        f.line(x, base, x + width + 20, base, width=1.4)
+        f.line(x, base, x, base - tall - 20, width=1.4)
+        f.line(*[c for i, y in enumerate(ys) for c in (x + width * i / 50, base - tall * y)], color="blue", width=3)
+        back = 0 if title == "a sum" else tall * 0.985 * top
+        f.line(x + width, base - tall * ys[-1], x, base - back, color="orange", width=2.4, dashed=True)
+        f.circle(x + width, base - tall * ys[-1], 6, color="blue")
+        f.circle(x, base - back, 6, color="orange")
+        f.circle(x, base, 4, color="blue")
+        f.text(x, base + 20, "without it", size=12.5, color=MUTED)
+        f.text(x + width, base + 20, "as it is", size=12.5, color=MUTED)
+        f.text(x + 130, base + 50, f"gradient × input: {kept}", size=14)
+        f.text(x - 12, base - tall / 2, "score", size=12.5, color=MUTED, anchor="end")
+    f.text(380, 120, "the slope\nat the input", size=12.5, color="orange")
+    return f
+
+
+@figure("disguises")
+def disguises():
+    f = Figure(760, 318)
+    rows = (("as it is", "free", ["f", "ree"], []), ("spaced", "f r e e", ["f", "·r", "·e", "·e"], []),
+            ("look-alike", "fr\u0435e", ["f", "r", "D0", "B5", "e"], [2, 3]),
+            ("invisible", "free", ["f", *["E2", "80", "8B", "r"], *["E2", "80", "8B", "e"], *["E2", "80", "8B", "e"]],
+             [1, 2, 3, 5, 6, 7, 9, 10, 11]))
+    f.text(180, 26, "what a person sees", bold=True)
+    f.text(520, 26, "what the model reads", bold=True)
+    for i, (name, seen, tokens, odd) in enumerate(rows):
+        y = 48 + 60 * i
+        f.text(110, y + 19, name, size=13, color=MUTED, anchor="end")
+        f.box(124, y, 112, 38, seen, color="white", size=17)
+        f.arrow(240, y + 19, 276, y + 19)
+        f.tokens(284, y + 3, tokens, ["red" if j in odd else "blue" for j in range(len(tokens))], size=12, gap=4, height=32, width=32)
+    f.text(380, 300, "red: single bytes of a character that a person reads as an e, or doesn't see", size=13, color=MUTED)
     return f
