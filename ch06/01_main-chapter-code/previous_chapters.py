@@ -567,6 +567,16 @@ class GPTModel(nn.Module):
         return self.head(hidden)                                                 # (B, T, C) -> (B, T, V)
 
 
+# ch04.ipynb, In [60]
+def count_parameters(config: GPTConfig) -> int:
+    """How many parameters `GPTModel(config)` has, by arithmetic."""
+    C, V = config.n_channels, config.vocab_size
+    embeddings = (V + config.context_length) * C
+    blocks = config.n_layers * (12 * C**2 + 13 * C)
+    head = 0 if config.tie_head else V * C
+    return embeddings + blocks + 2 * C + head
+
+
 # ch05.ipynb, In [25]
 def configure_optimizer(model: nn.Module, learning_rate: float = 1e-3, weight_decay: float = 0.1,
                         betas: tuple[float, float] = (0.9, 0.95)) -> torch.optim.AdamW:
