@@ -96,7 +96,7 @@ for step in range(20):
 pairs = list(zip(model.parameters(), whole.parameters(), strict=True))
 apart = max((p.full_tensor() - q).abs().max().item() for p, q in pairs)
 share = sum(p.to_local().numel() for p, _ in pairs) / sum(q.numel() for _, q in pairs)
-sys.stdout.write(f"APART {apart}\nSHARE {share}\n")          # one write: the other process uses the same pipe
+sys.stdout.write(f"APART {{apart}}\\nSHARE {{share}}\\n")          # one write: the other process uses the same pipe
 dist.destroy_process_group()
 """
 

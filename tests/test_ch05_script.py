@@ -38,7 +38,7 @@ def gpt_train():
     return chapter("ch05", "gpt_train")
 
 
-def run(command, *arguments, environment=ENVIRONMENT, timeout=240):
+def run(command, *arguments, environment=ENVIRONMENT, timeout=900):
     return subprocess.run([*command, *map(str, arguments)], env=environment, capture_output=True, encoding="utf-8", timeout=timeout)
 
 
@@ -90,7 +90,7 @@ def test_a_killed_worker_restarts_from_the_last_checkpoint_and_loses_nothing(run
         victim = workers_of(job)[1]
         victim.send_signal(signal.SIGKILL)
         assert checkpoints(out)[-1] < "step-00000050"                        # it had not got to the end
-        said, _ = job.communicate(timeout=240)
+        said, _ = job.communicate(timeout=900)
     finally:
         job.kill()
     assert job.returncode == 0, said
@@ -137,7 +137,7 @@ def test_tales_from_nothing_to_the_checkers_verdict(tmp_path):
     assert "combinations" in lines[1]
     assert "skeletons" in lines[1]
     assert lines[2].endswith("model")
-    assert lines[4].endswith("%  all of them")
+    assert lines[3].endswith("%  all of them")
     model, tokenizer = chapter("ch05").load_pretrained(tmp_path / "tales" / "model")
     assert (model.config.n_layers, tokenizer.n_vocab) == (1, 2_048)
 
@@ -242,7 +242,7 @@ def test_the_script_runs_alone(tmp_path, text):
     shutil.copytree(ROOT / "models" / "tokenizer", alone / "tokenizer")
     command = [sys.executable, "gpt_train.py", "--data", str(text), *SMALL, "--tokens", "1280", "--tokenizer", "tokenizer",
                "--out", "run"]
-    done = subprocess.run(command, cwd=alone, env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=120)
+    done = subprocess.run(command, cwd=alone, env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=600)
     assert done.returncode == 0, done.stderr
     assert (alone / "run" / "model" / "model.safetensors").exists()
 
