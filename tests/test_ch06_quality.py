@@ -1,4 +1,5 @@
-"""Chapter 6, intervals, calibration and the threshold: values by hand and published ones, no cheaper threshold, errors that help."""
+"""Chapter 6, intervals, calibration and the threshold: values by hand and published ones, no cheaper threshold, errors that "
+  "help."""
 
 import math
 

@@ -2,11 +2,11 @@
 
 import math
 
-import ch06
 import torch
-from previous_chapters import GPTConfig, GPTModel
 
+import ch06
 from exercises import expect
+from previous_chapters import GPTConfig, GPTModel
 
 # ------------------------------------------------------------------------------ rows, masks and the loss (6.1-6.3)
 
@@ -23,7 +23,8 @@ def check_padding_share(padding_share) -> str:
         17: "That is a number of positions; return their share.",
         33 / 50: "That is the share of the real tokens; the rest is padding.",
         17 / 33: "You divide by the real tokens. Divide by all positions, padding included.",
-        (3 / 15 + 14 / 27 + 0) / 3: "That is the mean of the batches' shares; a wide batch must count more. Add positions up first.",
+        (3 / 15 + 14 / 27 + 0) / 3: "That is the mean of the batches' shares; a wide batch must count more. Add positions up "
+                                    "first.",
         30 / 63: "All rows are padded to the longest of all; each batch needs to be as wide as its own longest row only.",
         33 / 66: "The last batch is counted as if it held three rows; it holds one.",
         17 / 42: "The last batch is left out, since it isn't full. It is read too.",
@@ -83,7 +84,8 @@ def check_weighted_loss(weighted_loss) -> str:
         ((w * losses).mean(), "You divide by the number of examples. Double all weights: your loss doubles, PyTorch's doesn't. "
                               "Divide by the sum of the weights of this batch's examples."),
         ((w * losses).sum(), "That is the sum; divide it by the sum of the examples' weights."),
-        ((w * losses).sum() / weights.sum(), "You divide by the sum over the classes. Each *example* brings the weight of its class."),
+        ((w * losses).sum() / weights.sum(), "You divide by the sum over the classes. Each *example* brings the weight of its "
+                                             "class."),
         (losses.mean(), "The weights are not used."),
         ((losses / w).sum() / (1 / w).sum(), "You divide by the weights: rare classes would count less, not more."),
         (torch.nn.functional.cross_entropy(logits * weights, labels),
@@ -94,7 +96,8 @@ def check_weighted_loss(weighted_loss) -> str:
     expect(close(y, right, 1e-5), "The number differs from Σ wᵢ lossᵢ / Σ wᵢ, with wᵢ the weight of example i's class.")
     large = weighted_loss(torch.tensor([[200.0, 0.0], [0.0, 300.0]]), torch.tensor([1, 1]), torch.ones(2))
     expect(close(torch.as_tensor(large).reshape(()), torch.tensor(100.0), 1e-3),
-           "With logits of some hundreds it breaks: the probability underflows to 0 before its logarithm is taken. Use log_softmax.")
+           "With logits of some hundreds it breaks: the probability underflows to 0 before its logarithm is taken. Use "
+           "log_softmax.")
     return "So the batch of the prompt costs (3 · 1 + 1 · 2) / 4."
 
 
@@ -122,12 +125,15 @@ def check_paired_p(paired_p) -> str:
         2 * math.comb(10, 2) / 2**10: "Those are this result and its mirror image. Add the more uneven ones.",
         math.erfc(z / 2**0.5): "That is the normal approximation; with ten tosses it is off. Count exactly.",
         math.erfc((z - 1 / 10**0.5) / 2**0.5): "That is the normal approximation, corrected; count exactly.",
-        2 * sum(math.comb(35, k) for k in range(3)) / 2**35: "You toss for all messages. Those on which the filters agree say nothing.",
+        2 * sum(math.comb(35, k) for k in range(3)) / 2**35: "You toss for all messages. Those on which the filters agree say "
+                                                             "nothing.",
     }.items():
         expect(not close(y, wrong, 1e-7), hint)
-    expect(close(y, 2 * tail, 1e-7), f"If 2 messages are read rightly by the first alone and 8 by the second alone, p is {2 * tail:.4f}; "
+    expect(close(y, 2 * tail, 1e-7), f"If 2 messages are read rightly by the first alone and 8 by the second alone, p is "
+                                     f"{2 * tail:.4f}; "
            f"you return {y:.4f}.")
-    expect(close(number(20, 8, 2, 5), 2 * tail, 1e-7), "Exchange the filters and p must stay the same; the smaller of a and b decides.")
+    expect(close(number(20, 8, 2, 5), 2 * tail, 1e-7), "Exchange the filters and p must stay the same; the smaller of a and b "
+                                                       "decides.")
     expect(number(3, 4, 4, 1) <= 1 + 1e-9, "With 4 and 4 you return more than 1: the middle is counted twice. Return at most 1.")
     expect(close(number(3, 4, 4, 1), 1.0), "With 4 and 4, every result is at least as uneven: p is 1.")
     expect(close(number(9, 0, 0, 3), 1.0), "If the filters never differ, p is 1.")
@@ -155,7 +161,8 @@ def check_calibration_error(calibration_error) -> str:
         sum(map(abs, gaps)) / 10: "All bins count alike, the empty ones too; each should count as much as it holds texts.",
         signed: "Too high and too low cancel: take each bin's gap without its sign before you add.",
         max(map(abs, gaps)): "That is the largest gap (the *maximum* calibration error); return their mean.",
-        4 / 8 * 0.20 + 2 / 8 * 0.25 + 2 / 8 * 0.45: "You compare with the middle of the bin; compare with the mean of the confidences "
+        4 / 8 * 0.20 + 2 / 8 * 0.25 + 2 / 8 * 0.45: "You compare with the middle of the bin; compare with the mean of the "
+                                                    "confidences "
                                                     "in it.",
         sum(s * g * g for s, g in zip(share, gaps, strict=True)): "The gaps are squared; take them without their sign.",
         8 * sum(s * abs(g) for s, g in zip(share, gaps, strict=True)): "Divide by the number of all texts.",
@@ -163,7 +170,8 @@ def check_calibration_error(calibration_error) -> str:
         lost: "The confidence of exactly 1 is lost: it belongs to the last bin.",
         lost * 8 / 7: "The confidence of exactly 1 is lost: it belongs to the last bin.",
         (top - right).abs().mean().item(): "That is the gap of each text by itself. A bin's mean is compared with its share.",
-        class_gap(p[:, 1], labels == 1): "That bins the probability of class 1. Bin that of the class that was chosen, the largest.",
+        class_gap(p[:, 1], labels == 1): "That bins the probability of class 1. Bin that of the class that was chosen, the "
+                                         "largest.",
     }.items():
         expect(not close(y, wrong), hint)
     expect(close(y, sum(s * abs(g) for s, g in zip(share, gaps, strict=True))),
@@ -242,17 +250,20 @@ def check_layer_rates(layer_rates) -> str:
     expect(embedding < head, "The embeddings learn at least as fast as the head: the order is upside down.")
     expect(close(head, 0.8), f"The new head should learn at `rate`, 0.8 here, not {head}.")
     block = [rate[f"gpt.blocks.{i}.norm1.weight"] for i in range(3)]
-    expect(block[2] > block[0] or close(block[2], block[0]), "Block 0 is the lowest, next to the embeddings; yours are counted from the top.")
+    expect(block[2] > block[0] or close(block[2], block[0]), "Block 0 is the lowest, next to the embeddings; yours are counted "
+                                                             "from the top.")
     expect(not close(block[2], 0.8), "The last block should learn at rate / factor; the head alone has the full rate.")
     expect(not close(block, [0.4, 0.4, 0.4]), "All blocks have the same rate; each has its own.")
     expect(not (close(block[2], 0.4) and close(block[1], 0.4 - (0.8 - 0.4))) and not close(block, [0.8 / 6, 0.8 / 4, 0.8 / 2]),
            "The rates fall by equal steps; divide by the factor each time.")
-    expect(close(block, [0.1, 0.2, 0.4]), f"Three blocks at factor 2 should have 0.4, 0.2 and 0.1 from the top; yours have {block[::-1]}.")
+    expect(close(block, [0.1, 0.2, 0.4]), f"Three blocks at factor 2 should have 0.4, 0.2 and 0.1 from the top; yours have "
+                                          f"{block[::-1]}.")
     for i in range(3):
         own = {r for name, r in rate.items() if name.startswith(f"gpt.blocks.{i}.")}
         expect(len(own) == 1, f"The parameters of block {i} have different rates: {sorted(own)}.")
     expect(close(rate["head.bias"], 0.8), "The head's bias belongs to the head.")
-    expect(close(rate["gpt.final_norm.weight"], 0.4) and close(rate["gpt.final_norm.bias"], 0.4), "`final_norm` goes with the last block.")
+    expect(close(rate["gpt.final_norm.weight"], 0.4) and close(rate["gpt.final_norm.bias"], 0.4), "`final_norm` goes with the "
+                                                                                                  "last block.")
     expect(close(embedding, 0.05), f"The embeddings lie one step below block 0, at 0.05 here; yours have {embedding}.")
     expect(close(rate["gpt.position_embedding.weight"], 0.05), "The position embedding goes with the token embedding.")
     torch.optim.AdamW(groups, lr=1.0)
@@ -267,7 +278,8 @@ def check_low_rank_change(low_rank_change) -> str:
     y = low_rank_change(before, after, 2)
     expect(isinstance(y, tuple | list) and len(y) == 2, "Return two matrices, A and B.")
     a, b = y
-    expect(not (tuple(a.shape) == (8, 2) and tuple(b.shape) == (2, 6)), "A and B have changed places: A (R, C) comes first, then B (C_out, R).")
+    expect(not (tuple(a.shape) == (8, 2) and tuple(b.shape) == (2, 6)), "A and B have changed places: A (R, C) comes first, then "
+                                                                        "B (C_out, R).")
     expect(tuple(a.shape) == (2, 6) and tuple(b.shape) == (8, 2),
            f"For matrices of (8, 6) and rank 2, A should be (2, 6) and B (8, 2); yours are {tuple(a.shape)} and {tuple(b.shape)}.")
     product = (b @ a).detach()                                                           # (8, 2) @ (2, 6)
@@ -276,15 +288,18 @@ def check_low_rank_change(low_rank_change) -> str:
         u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
         return (u[:, keep] * s[keep]**power) @ vt[keep]
 
-    expect(not close(product, best(after), 1e-4), "That comes close to the matrix after finetuning; approximate the change, after - before.")
+    expect(not close(product, best(after), 1e-4), "That comes close to the matrix after finetuning; approximate the change, after "
+                                                  "- before.")
     expect(not close(product, best(-noise), 1e-4), "The sign is wrong: the change is after - before.")
     expect(not close(product, best(noise, slice(4, 6)), 1e-4), "You keep the smallest singular values; keep the largest.")
-    expect(not close(product, best(noise, power=0.0), 1e-4), "The singular values are missing: multiply one of the two matrices by them.")
+    expect(not close(product, best(noise, power=0.0), 1e-4), "The singular values are missing: multiply one of the two matrices "
+                                                             "by them.")
     expect(not close(product, best(noise, power=2.0), 1e-4),
            "Both matrices are multiplied by the singular values, so that they count twice. One is enough, or their root in each.")
     expect(not close(product, (u[:, :2] * s[:2]) @ vt.T[:2], 1e-4),
            "torch.linalg.svd returns V transposed already; its first rows are what you need.")
-    expect(close(product, best(noise), 1e-4), f"B A is at a distance of {(product - noise).norm():.3f} from the change; the best of rank 2 "
+    expect(close(product, best(noise), 1e-4), f"B A is at a distance of {(product - noise).norm():.3f} from the change; the best "
+                                              f"of rank 2 "
            f"comes as close as {(best(noise) - noise).norm():.3f}.")
     full_a, full_b = low_rank_change(before, after, 6)
     expect(close(full_b @ full_a, noise, 1e-4), "With the full rank, 6, B A should be the change itself.")
@@ -322,8 +337,10 @@ def check_integrated_gradients(integrated_gradients) -> str:
            f"The shares should add up to score(x) - score(baseline) = {gap:.3f}; yours add up to {y.sum():.3f}.")
     expect(close(y, x**3 - base**3, 2e-3), "The sum is right, the shares aren't: each number's share should be x³ - baseline³.")
     few, ends = integrated_gradients(cube, x, base, 2), x - base
-    expect(not any(close(few, 3 * sum((base + t * ends) ** 2 for t in pair) / 2 * ends, 1e-4) for pair in ((0, 0.5), (0.5, 1), (0, 1))),
-           "Your points lie at the edges of the pieces; in their middles, at (k + ½) / n, the same number of points is far more exact.")
+    at_edges = [3 * sum((base + t * ends) ** 2 for t in pair) / 2 * ends for pair in ((0, 0.5), (0.5, 1), (0, 1))]
+    expect(not any(close(few, wrong, 1e-4) for wrong in at_edges),
+           "Your points lie at the edges of the pieces; in their middles, at (k + ½) / n, the same number of points is far more "
+           "exact.")
     return "The sum tells you whether n_steps was large enough, which gradient × input can't."
 
 

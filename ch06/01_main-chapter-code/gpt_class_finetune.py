@@ -894,13 +894,14 @@ def text_rows(texts: Iterable[str], tokenizer: Tokenizer, max_length: int) -> li
 class MessageDataset(Dataset):
     """Texts and their labels as numbers; item i is (ids, index of the label in `names`).
 
-    Raises ValueError for a label that isn't in `names`, for something that isn't text, and for no text at all.
+    Raises ValueError for a label that isn't in `names`, for what isn't text, and for no text at all.
     """
 
     def __init__(self, texts: Sequence[str], labels: Sequence[str], tokenizer: Tokenizer,
                  names: Sequence[str] = ("ham", "spam"), max_length: int = 256):
         if not len(texts) or len(texts) != len(labels):
-            raise ValueError(f"{len(texts)} texts and {len(labels)} labels; pass at least one text, each with a label")
+            raise ValueError(f"{len(texts)} texts and {len(labels)} labels; pass at least one text, "
+                             "each with a label")
         if unknown := sorted(set(labels) - set(names)):
             raise ValueError(f"label {unknown[0]!r} is none of {', '.join(names)}; correct it, or name it")
         if wrong := [text for text in texts if not isinstance(text, str)]:
@@ -937,7 +938,7 @@ def batches_by_length(rows: Sequence[Sequence[int]], batch_size: int,
         return [part.tolist() for part in lengths.argsort(stable=True).split(batch_size)]
     batches = []
     for group in torch.randperm(len(rows), generator=generator).split(8 * batch_size):
-        group = group[lengths[group].argsort(stable=True)]                               # similar ones together
+        group = group[lengths[group].argsort(stable=True)]                             # similar ones together
         batches += group.split(batch_size)
     return [batches[i].tolist() for i in torch.randperm(len(batches), generator=generator)]
 
@@ -961,7 +962,7 @@ class SequenceClassifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
-        """The logits (B, K) of rows of ids (B, T), padded on the right; `mask` (B, T) is True at real tokens."""
+        """Logits (B, K) of rows of ids (B, T), padded on the right; `mask` (B, T) is True at real tokens."""
         hidden = self.gpt.hidden_states(token_ids, mask)                                 # (B, T, C)
         return self.head(self.dropout(self.read(hidden, mask)))                          # (B, C) -> (B, K)
 
@@ -977,7 +978,8 @@ class SequenceClassifier(nn.Module):
 
 # ch06.ipynb, In [36]
 @torch.no_grad()
-def predict_logits(classifier: SequenceClassifier, rows: Sequence[Sequence[int]], batch_size: int = 64) -> Tensor:
+def predict_logits(classifier: SequenceClassifier, rows: Sequence[Sequence[int]],
+                   batch_size: int = 64) -> Tensor:
     """The logits (N, K) of rows of ids, in their order, on the CPU, with dropout off."""
     device, was_training = next(classifier.parameters()).device, classifier.training
     classifier.eval()
@@ -1001,7 +1003,7 @@ def class_weights(labels: Tensor, n_classes: int = 2) -> Tensor:
 def train_epoch(classifier: SequenceClassifier, data: MessageDataset, optimizer: torch.optim.Optimizer,
                 rate: Callable[[int], float], batches: list[list[int]], first_step: int,
                 weights: Tensor | None = None) -> float:
-    """Train on the batches once; returns the mean loss an example, in nats. `rate(step)` is the learning rate."""
+    """Train on the batches once; returns the mean loss, in nats. `rate(step)` is the learning rate."""
     device, total = next(classifier.parameters()).device, 0.0
     classifier.train()
     for step, batch in enumerate(batches, start=first_step):
@@ -1020,14 +1022,15 @@ def train_epoch(classifier: SequenceClassifier, data: MessageDataset, optimizer:
 
 
 # ch06.ipynb, In [48]
-def train_classifier(classifier: SequenceClassifier, train_set: MessageDataset, validation_set: MessageDataset,
+def train_classifier(classifier: SequenceClassifier, train_set: MessageDataset,
+                     validation_set: MessageDataset,
                      n_epochs: int = 6, learning_rate: float = 1e-3, batch_size: int = 32, patience: int = 2,
                      weight_decay: float = 0.1, balance: bool = True, seed: int = 0) -> list[dict]:
     """Finetune in place, and keep the weights of the epoch with the lowest validation loss.
 
-    Stops early after `patience` epochs without a lower one. With `balance`, each class counts alike. Returns a
-    row an epoch: its losses, in nats, and its validation accuracy. Raises FloatingPointError for a loss that
-    isn't a number.
+    Stops early after `patience` epochs without a lower one. With `balance`, each class counts alike. Returns
+    a row an epoch: its losses, in nats, and its validation accuracy. Raises FloatingPointError for a loss
+    that isn't a number.
     """
     g = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)                                                              # of dropout
@@ -1054,7 +1057,7 @@ def train_classifier(classifier: SequenceClassifier, train_set: MessageDataset, 
 
 # ch06.ipynb, In [63]
 def wilson_interval(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share, from `right` of `n` (Wilson, 1927). Raises ValueError if it's no share."""
+    """The 95 % interval of the share `right` of `n` (Wilson, 1927). Raises ValueError if it's no share."""
     if not 0 <= right <= n or n < 1:
         raise ValueError(f"{right} of {n} is no share; pass 0 <= right <= n and n of at least 1")
     share, spread = right / n, z**2 / n
@@ -1071,11 +1074,11 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     (Guo et al., 2017.)
     """
     if logits.dim() != 2 or labels.shape != logits.shape[:1] or not len(labels):
-        raise ValueError(f"logits are {tuple(logits.shape)} and labels {tuple(labels.shape)}; pass (N, K) and (N,), "
-                         f"with N of at least 1")
+        raise ValueError(f"logits are {tuple(logits.shape)} and labels {tuple(labels.shape)}; "
+                         f"pass (N, K) and (N,), with N of at least 1")
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise ValueError(f"labels go from {labels.min()} to {labels.max()}; the {logits.shape[1]} classes are "
-                         f"0 to {logits.shape[1] - 1}")
+        raise ValueError(f"labels go from {labels.min()} to {labels.max()}; "
+                         f"the {logits.shape[1]} classes are 0 to {logits.shape[1] - 1}")
     candidates = torch.logspace(-1, 1, 201)                              # 0.1 to 10
     losses = torch.stack([F.cross_entropy(logits / t, labels) for t in candidates])
     return candidates[losses.argmin()].item()
@@ -1113,7 +1116,7 @@ class TextClassifier:
     """A trained classifier and what it takes to use it: text in, probability of `labels[1]` out.
 
     The probability is the logits' softmax at `temperature`; from `threshold` on the verdict is `labels[1]`.
-    A text of more than `max_length` tokens is read in pieces, and the piece with the highest probability counts.
+    A text of more than `max_length` tokens is read in pieces; the piece with the highest probability counts.
     """
 
     classifier: SequenceClassifier
@@ -1129,7 +1132,8 @@ class TextClassifier:
         for i, text in enumerate(texts):
             if not isinstance(text, str):
                 raise ValueError(f"text {i} is {text!r}, of type {type(text).__name__}; pass a string")
-            whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # mends half characters
+            # half a character, which text from outside may hold, becomes a question mark
+            whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
             ids = self.tokenizer.encode_ordinary(whole)
             pieces = [ids[start:start + size] for start in range(0, max(1, len(ids)), size)]
             rows += [[end, *piece, end] for piece in pieces]
@@ -1201,7 +1205,7 @@ def merge_lora(gpt: GPTModel) -> GPTModel:
 
 # ch06.ipynb, In [163]
 def save_classifier(folder: str | Path, reader: TextClassifier) -> None:
-    """Write `folder`, whole or not at all: the GPT as chapter 5 saves one, LoRA merged, the head, the settings."""
+    """Write `folder`, whole or not at all: the GPT as chapter 5 saves it, LoRA merged, head, settings."""
     classifier = reader.classifier
     settings = {"labels": list(reader.labels), "reads": classifier.reads, "temperature": reader.temperature,
                 "threshold": reader.threshold, "max_length": reader.max_length}
@@ -1216,8 +1220,9 @@ def save_classifier(folder: str | Path, reader: TextClassifier) -> None:
 
 
 # ch06.ipynb, In [165]
-def check_settings(labels: Sequence[str], temperature: float, threshold: float, max_length: int, longest: int):
-    """Raise ValueError for a setting of a `TextClassifier` that can't be; its GPT reads up to `longest` tokens."""
+def check_settings(labels: Sequence[str], temperature: float, threshold: float, max_length: int,
+                   longest: int) -> None:
+    """Raise ValueError for a setting that a `TextClassifier` can't have; its GPT reads `longest` ids."""
     if len(labels) != 2 or labels[0] == labels[1] or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"labels are {labels!r}; there have to be two different ones, both text")
     if not temperature > 0:
@@ -1230,10 +1235,11 @@ def check_settings(labels: Sequence[str], temperature: float, threshold: float, 
 
 # ch06.ipynb, In [167]
 def load_classifier(folder: str | Path) -> TextClassifier:
-    """The classifier that `save_classifier` wrote. Raises ValueError if there is none, or if it is damaged."""
+    """The classifier that `save_classifier` wrote. Raises ValueError if there is none, or it is damaged."""
     folder = Path(folder)
     if not (folder / "classifier.json").is_file():
-        raise ValueError(f"there is no classifier in {str(folder)!r} (no classifier.json); train and save one first")
+        raise ValueError(f"there is no classifier in {str(folder)!r} (no classifier.json); train and save "
+                         "one first")
     gpt, tokenizer = load_pretrained(folder)
     try:
         settings = json.loads(read_text(folder / "classifier.json"))
@@ -1255,7 +1261,8 @@ def classify(text: str, reader: TextClassifier) -> tuple[str, float]:
 
 
 # ch06.ipynb, In [175]
-def classify_stream(texts: Iterable[str], reader: TextClassifier, chunk: int = 512) -> Iterator[tuple[str, float]]:
+def classify_stream(texts: Iterable[str], reader: TextClassifier,
+                    chunk: int = 512) -> Iterator[tuple[str, float]]:
     """Label and probability of each of any number of texts, in their order, `chunk` of them at a time."""
     texts = iter(texts)
     while part := list(islice(texts, chunk)):

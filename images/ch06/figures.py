@@ -209,8 +209,10 @@ def pieces(f: Figure, x: float, y: float, texts: list[tuple[str, str, float]], h
 @figure("twin-tales")
 def twin_tales():
     f = Figure(760, 412)
-    bad, good = ("a horse stepped on the hat,\nand Anna cried", "red", 196), ("it was as good as new,\nand Anna laughed", "green", 196)
-    lost, found = ("a crow took the balloon,\nand Milo was sad", "red", 172), ("a girl brought the balloon,\nand Milo danced", "green", 180)
+    bad = ("a horse stepped on the hat,\nand Anna cried", "red", 196)
+    lost = ("a crow took the balloon,\nand Milo was sad", "red", 172)
+    good = ("it was as good as new,\nand Anna laughed", "green", 196)
+    found = ("a girl brought the balloon,\nand Milo danced", "green", 180)
     then, later = ("then", "gray", 50), ("later", "gray", 50)
     sleep, wake = ("Milo dreamed", "gray", 92), ("he woke, and", "gray", 92)
     said, turned = ("the teacher said that it", "gray", 156), ("it turned out that she was", "gray", 176)
@@ -229,8 +231,8 @@ def twin_tales():
             f.text(690, y + j * 46 + 20, label, size=14, anchor="start")
         if i < 2:
             f.line(20, y + 108, 740, y + 108, color=MUTED, width=0.8, dashed=True)
-    f.text(380, 394, "green: good luck, red: bad luck; twins hold the same pieces in another order, or differ in one word", size=12.5,
-           color=MUTED)
+    f.text(380, 394, "green: good luck, red: bad luck; twins hold the same pieces in another order, or differ in one word",
+           size=12.5, color=MUTED)
     return f
 
 
@@ -369,7 +371,8 @@ def threshold():
 def tangent():
     f = Figure(760, 310)
     bent, top = [math.tanh(4 * i / 50) for i in range(51)], math.tanh(4)
-    for x, title, ys, kept in ((60, "a sum", [i / 50 for i in range(51)], "the whole step"), (440, "a curve", bent, "hardly anything")):
+    straight = [i / 50 for i in range(51)]
+    for x, title, ys, kept in ((60, "a sum", straight, "the whole step"), (440, "a curve", bent, "hardly anything")):
         base, width, tall = 240, 260, 170
         f.text(x + 130, 28, title, bold=True)
         f.line(x, base, x + width + 20, base, width=1.4)
@@ -402,6 +405,7 @@ def disguises():
         f.text(110, y + 19, name, size=13, color=MUTED, anchor="end")
         f.box(124, y, 112, 38, seen, color="white", size=17)
         f.arrow(240, y + 19, 276, y + 19)
-        f.tokens(284, y + 3, tokens, ["red" if j in odd else "blue" for j in range(len(tokens))], size=12, gap=4, height=32, width=32)
+        colors = ["red" if j in odd else "blue" for j in range(len(tokens))]
+        f.tokens(284, y + 3, tokens, colors, size=12, gap=4, height=32, width=32)
     f.text(380, 300, "red: single bytes of a character that a person reads as an e, or doesn't see", size=13, color=MUTED)
     return f
