@@ -21,7 +21,7 @@ linux = pytest.mark.skipif(os.name == "nt", reason="torchrun's store and signals
 
 
 def run(command, *options):
-    return subprocess.run([*command, *map(str, options)], env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=120)
+    return subprocess.run([*command, *map(str, options)], env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=600)
 
 
 def losses(folder):
@@ -129,7 +129,7 @@ def test_a_killed_worker_ends_the_job_without_orphans():
         assert len(workers) == 2
         time.sleep(8)                                                # into the training loop
         workers[1].send_signal(signal.SIGKILL)
-        _, said = job.communicate(timeout=90)
+        _, said = job.communicate(timeout=600)
     finally:
         job.kill()
     assert job.returncode != 0

@@ -10,11 +10,25 @@ from safetensors import safe_open
 from tests.support import ROOT, chapter
 
 MODELS = sorted(p.parent for p in (ROOT / "models").glob("*/model.safetensors"))
-ch05 = chapter("ch05")
+ch05, ch07 = chapter("ch05"), chapter("ch07")
+
+
+TELLERS = [folder for folder in MODELS if (folder / "curve.json").exists()]                # the others answer
+ANSWERERS = [folder for folder in MODELS if folder not in TELLERS]
 
 
 @pytest.fixture(params=MODELS, ids=lambda folder: folder.name, scope="module")
 def folder(request):
+    return request.param
+
+
+@pytest.fixture(params=TELLERS, ids=lambda folder: folder.name, scope="module")
+def teller(request):
+    return request.param
+
+
+@pytest.fixture(params=ANSWERERS, ids=lambda folder: folder.name, scope="module")
+def answerer(request):
     return request.param
 
 
@@ -28,12 +42,12 @@ def test_the_weights_are_in_half_precision_and_small(folder):
     with safe_open(path, framework="pt") as stored:
         assert {stored.get_tensor(name).dtype for name in stored.keys()} == {torch.float16}  # noqa: SIM118
     assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["dtype"] == "float32"
-    model, _ = ch05.load_pretrained(folder.name)
+    model, _ = ch05.load_pretrained(folder)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_they_share_one_tokenizer(folder):
-    _, tokenizer = ch05.load_pretrained(folder.name)
+    _, tokenizer = ch05.load_pretrained(folder)
     shared = ch05.load_tokenizer(ROOT / "models" / "tokenizer")
     assert tokenizer.merges == shared.merges
     assert tokenizer.special_tokens == shared.special_tokens
@@ -43,7 +57,7 @@ def test_they_share_one_tokenizer(folder):
 def test_transformers_reads_the_same_model(folder):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model, tokenizer = ch05.load_pretrained(folder.name)
+    model, tokenizer = ch05.load_pretrained(folder)
     theirs, their_tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     text = "<|endoftext|>Once there was a girl named Mia. She was very curious."
     ids = tokenizer.encode(text, allowed_special="all")
@@ -55,29 +69,55 @@ def test_transformers_reads_the_same_model(folder):
     assert rendered == "<|user|>Who is it?<|assistant|>"
 
 
-def test_the_card_says_what_was_measured(folder):
-    found = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
-    card = (folder / "README.md").read_text(encoding="utf-8")
+def test_the_card_says_what_was_measured(teller):
+    found = json.loads((teller / "figures.json").read_text(encoding="utf-8"))
+    card = (teller / "README.md").read_text(encoding="utf-8")
     for skill, share in found["rates"]["sampled"].items():
         assert f"| {skill} | {share:.1%} |" in card
     for split, perplexity in found["perplexity"].items():
         assert f"| {split} | {perplexity:.2f} |" in card
-    curve = json.loads((folder / "curve.json").read_text(encoding="utf-8"))
-    runs = json.loads((folder / "runs.json").read_text(encoding="utf-8"))
+    curve = json.loads((teller / "curve.json").read_text(encoding="utf-8"))
+    runs = json.loads((teller / "runs.json").read_text(encoding="utf-8"))
     assert curve[-1]["tokens"] == pytest.approx(sum(run["tokens"] for run in runs), rel=0.001)
     for run in runs:
         assert f"{run['tokens']:,.0f} in windows of {run['window']}" in card
 
 
 @pytest.mark.slow
-def test_it_writes_as_well_as_its_card_says(folder):
+def test_it_writes_as_well_as_its_card_says(teller):
     from data.read_tale import passes
 
-    found = json.loads((folder / "figures.json").read_text(encoding="utf-8"))["rates"]["sampled"]["all of them"]
-    level = "simple" if "simple tales" in (folder / "README.md").read_text(encoding="utf-8") else "full"
-    model, tokenizer = ch05.load_pretrained(folder.name)
+    found = json.loads((teller / "figures.json").read_text(encoding="utf-8"))["rates"]["sampled"]["all of them"]
+    level = "simple" if "simple tales" in (teller / "README.md").read_text(encoding="utf-8") else "full"
+    model, tokenizer = ch05.load_pretrained(teller.name)
     g, n = torch.Generator().manual_seed(1), 60                                      # another seed than the card's
     rows = ch05.generate_cached(model, [[tokenizer.eot_token]] * n, 450, tokenizer.eot_token,
                                 lambda logits: ch05.sample_next(logits, 0.8, generator=g))
     share = np.mean([passes(tokenizer.decode([i for i in row if i != tokenizer.eot_token]), level) for row in rows])
     assert abs(share - found) < 4 * (found * (1 - found) / n) ** 0.5 + 0.02            # four standard errors
+
+
+def test_the_card_of_a_model_that_answers(answerer):
+    found = json.loads((answerer / "figures.json").read_text(encoding="utf-8"))
+    card = (answerer / "README.md").read_text(encoding="utf-8")
+    run = json.loads((answerer / "run.json").read_text(encoding="utf-8"))
+    cells = " | ".join(f"{mean:.3f} ± {half:.3f}" for mean, half in (found["after"][:2], found["after"][2:]))
+    assert f"| {answerer.name} | {cells} |" in card
+    for family, score in found["families"].items():
+        assert f"| {family} | {score:.2f} |" in card
+    assert f"--records {run['settings']['records']} " in card
+    assert f"{run['curve'][-1]['step']:,} steps" in card
+
+
+@pytest.mark.slow
+def test_it_answers_as_well_as_its_card_says(answerer):
+    from data.instructions import judge, make_instructions
+
+    mean, half = json.loads((answerer / "figures.json").read_text(encoding="utf-8"))["after"][:2]
+    model, tokenizer = ch05.load_pretrained(answerer)
+    asked = list(make_instructions(63, 77, "simple", "held-out wordings"))                # other requests than the card's
+    prompts = [ch07.format_prompt(r["instruction"], r["input"], tokenizer) for r in asked]
+    rows = ch05.generate_cached(model, prompts, 72, tokenizer.eot_token)
+    texts = [tokenizer.decode([i for i in row[len(p):] if i != tokenizer.eot_token]) for row, p in zip(rows, prompts, strict=True)]
+    scores = [judge(r, text).score for r, text in zip(asked, texts, strict=True)]
+    assert abs(np.mean(scores) - mean) < 2 * (half + 1.96 * np.std(scores) / len(scores) ** 0.5)   # four standard errors
