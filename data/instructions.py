@@ -485,25 +485,32 @@ def tale_split(split: str) -> str:
 METHODS = {"continue": "continue_", "kind": "kind_", "helper": "helper_", "last-sentence": "end_with"}
 
 
+def task_of(maker: Maker, family: str) -> Task:
+    """What the maker asks in this family."""
+    return getattr(Maker, METHODS.get(family, family.replace("-", "_")))(maker)
+
+
+def record_of(maker: Maker, family: str, task: Task, options: list[str]) -> dict:
+    """The task as a record, asked in one of the wordings."""
+    instruction = capitalized(fill(choose(maker.rng, options), maker.slots | task.slots))
+    facts = {"plan": maker.plan.to_dict(), "must": task.must, "wrong": task.wrong, "most words": task.brief} | task.facts
+    return {"family": family, "instruction": instruction, "input": task.input, "output": capitalized(task.output), "facts": facts}
+
+
 def draw(seed: str, family: str, level: str, split: str) -> dict | None:
     """One record of a family, or None when this seed's plan doesn't suit it or the judge disputes the reference answer."""
     rng = Random(f"instruction {seed}")
     plan = make_plan(f"instruction {seed}", level, tale_split(split))
     maker = Maker(plan, rng, split)
     try:
-        task = getattr(Maker, METHODS.get(family, family.replace("-", "_")))(maker)
+        task = task_of(maker, family)
     except Unsuitable:
         return None
-    plan = maker.plan
     part = "held out" if split == "held-out wordings" else "train"
+    options = wordings()[family][part]
     if split == "held-out families":                        # all their wordings are new
         options = wordings()[family]["train"] + wordings()[family]["held out"]
-    else:
-        options = wordings()[family][part]
-    instruction = capitalized(fill(choose(rng, options), maker.slots | task.slots))
-    facts = {"plan": plan.to_dict(), "must": task.must, "wrong": task.wrong, "most words": task.brief} | task.facts
-    record = {"id": "", "family": family, "instruction": instruction, "input": task.input, "output": capitalized(task.output),
-              "facts": facts}
+    record = {"id": "", **record_of(maker, family, task, options)}
     if family in TALES and judge(record, record["output"]).score < 0.95:     # the other families' answers are right by the plan
         return None
     return record
@@ -529,6 +536,63 @@ def make_instructions(n: int, seed: int = 0, level: str = "simple", split: str =
             if attempt > 500:
                 raise ValueError(f"no plan of level {level!r} suits the family {family!r}; see data/instructions.py")
         yield record | {"id": f"{level}-{split.replace(' ', '-')}-{seed}-{i}"}
+
+
+# ---------------------------------------------------------------- conversations
+
+ABOUT = ("hero", "object", "place", "helper", "ending", "trait", "why", "find-object", "one-sentence", "title", "not-told",
+         "correct", "list-who")                             # the families that ask about one tale
+
+
+class Interviewer(Maker):
+    """Asks about one text again and again."""
+
+    def __init__(self, plan: Plan, rng: Random, text: str):
+        super().__init__(plan, rng, "train")
+        self.text = text
+
+    def asked_about(self, *facts: list[str]) -> str:
+        if all(any(says(self.text, word) for word in words) for words in facts):
+            return self.text
+        raise Unsuitable
+
+
+def converse(seed: str, level: str, most: int) -> list[dict]:
+    """Up to `most` questions about one tale, each of another family, with their answers; [] if the plan has no such tale."""
+    rng, plan = Random(f"conversation {seed}"), make_plan(f"conversation {seed}", level, "train")
+    turns: list[dict] = []
+    try:
+        plan = with_ending(plan, choose(rng, ENDINGS), rng)
+        text = telling(plan, rng, "asked about")
+    except Unsuitable:
+        return turns
+    for family in sorted(ABOUT, key=lambda _: rng.random()):
+        maker = Interviewer(plan, rng, text)
+        try:
+            task = task_of(maker, family)
+        except Unsuitable:
+            continue
+        if maker.plan == plan and len(turns) < most:        # "ending" may have drawn another one than the text has
+            turn = record_of(maker, family, task, wordings()[family]["train"])
+            turns.append(turn | {"input": "" if turns else text})
+    return turns
+
+
+def make_conversations(n: int, seed: int = 0, level: str = "simple", most: int = 6) -> Iterator[dict]:
+    """Stream n conversations: {"id", "turns"}, three to `most` questions about one training tale, in training wordings.
+
+    A turn is a record as `make_instructions` yields them, without "id"; only the first one's input holds the tale.
+    ValueError if n isn't positive, `most` is below 3, or the level is unknown.
+    """
+    if n <= 0 or most < 3:
+        raise ValueError(f"{n} conversations of at most {most} questions; ask for at least 1, and for at least 3 questions")
+    if level not in LEVELS:
+        raise ValueError(f"unknown level {level!r}; use one of {', '.join(LEVELS)}")
+    for i in range(n):
+        attempt = 0
+        while len(turns := converse(f"{level} {seed}/{i}/{attempt}", level, most)) < 3:
+            attempt += 1
+        yield {"id": f"{level}-conversation-{seed}-{i}", "turns": turns}
 
 
 # ---------------------------------------------------------------- the judge

@@ -261,6 +261,12 @@ def draw_answer(record: dict, kinds: dict, rng: Random, other_answer: str, besid
     return "", ""
 
 
+def ask_annotators(record: dict, a: str, b: str, rng: Random) -> dict[str, str]:
+    """What each annotator says of two answers to a record of `make_instructions`: {name: "A", "B" or "tie"}."""
+    points = tuple(rubric_points(judge(record, answer)) for answer in (a, b))
+    return {annotator.name: vote(annotator, rng, (a, b), points) for annotator in ANNOTATORS}
+
+
 def label_pairs(n: int, seed: int = 0, level: str = "simple", split: str = "train") -> Iterator[dict]:
     """Stream n pairs as the annotators saw them, ties included: {"id", ..., "a", "b", "kinds", "votes", "label"}."""
     previous = ""
@@ -275,8 +281,7 @@ def label_pairs(n: int, seed: int = 0, level: str = "simple", split: str = "trai
         if not second[1] or not first[1] or first[1] == second[1]:
             continue
         (kind_a, a), (kind_b, b) = (first, second) if rng.random() < 0.5 else (second, first)
-        points = tuple(rubric_points(judge(record, answer)) for answer in (a, b))
-        votes = {annotator.name: vote(annotator, rng, (a, b), points) for annotator in ANNOTATORS}
+        votes = ask_annotators(record, a, b, rng)
         yield {"id": f"pair-{level}-{split.replace(' ', '-')}-{seed}-{i}", "family": record["family"], "prompt": prompt_of(record),
                "instruction": record["instruction"], "input": record["input"], "a": a, "b": b, "kinds": {"a": kind_a, "b": kind_b},
                "votes": votes, "label": majority(list(votes.values())), "reference": record["output"], "facts": record["facts"]}

@@ -1,8 +1,10 @@
 """Turn a finished run of chapter 7's script into a bundled model: half-precision folder, measured card.
 
     python models/bundle_answers.py runs/sft models/tales-sft
+    python models/bundle_answers.py runs/grpo-1 models/tales-chat
 
 Everything that the card says of the model is measured here, on the folder as it is bundled, or read from the run's own record.
+Where a comparison stands beside the run, it goes along.
 """
 
 import argparse
@@ -17,16 +19,22 @@ import course  # noqa: E402
 
 course.setup("ch07/01_main-chapter-code")
 import torch  # noqa: E402
-from gpt_human_feedback import answer, load_pretrained, save_checkpoint, write_files  # noqa: E402
+from gpt_human_feedback import answers_of, load_pretrained, save_checkpoint, write_files  # noqa: E402
 
 from data.instructions import judge, make_instructions  # noqa: E402
 
 N = 210                                                # requests of each kind: ten of each family that training has
 SPLITS = ("held-out wordings", "held-out families")
-
+WHAT = {
+    "sft": "finetuned to answer, on {records:,} instructions and {conversations:,} conversations about {level} tales, made by "
+           "`data/instructions.py`",
+    "dpo": "trained on preferences about its own answers to {records:,} requests (direct preference optimization)",
+    "ppo": "trained by a reward model's opinion of {records:,} of its own answers (proximal policy optimization)",
+    "grpo": "trained on {records:,} requests, eight of its own answers to each, by the part of the course's judgment that a "
+            "program can check (group relative policy optimization)"}
 CARD = """# {name}
 
-{start}, finetuned to answer: {records:,} instructions about {level} tales, made by `data/instructions.py`, each read {times}.
+{start}, {what}.
 Load it with `load_pretrained(course.ROOT / "models" / "{name}")`, ask it with chapter 7's `format_prompt` and `generate_cached`.
 
 ## Recipe
@@ -36,7 +44,7 @@ python ch07/01_main-chapter-code/gpt_human_feedback.py {command}
 python models/bundle_answers.py {run} models/{name}
 ```
 
-{steps:,} steps of {batch} records, AdamW at a peak of {learning_rate:g}, {minutes} minutes on one core of a slow processor.
+{steps:,} steps, AdamW at a peak of {learning_rate:g}, {minutes} minutes on {where}.
 `run.json` has the settings and the curve.
 
 ## How good is it?
@@ -56,7 +64,7 @@ By family, in held-out wordings (ten requests each, so each of these is rough):
 ## What it can't do
 
 It knows the {level} tales of this course and nothing else. It answers with confidence what it doesn't know, and mixes up names
-when several occur. It isn't a product; it is where chapter 7's preferences begin.
+when several occur. It isn't a product; it is what this course's reader can make on a laptop, and look into.
 
 ## Samples
 
@@ -67,7 +75,7 @@ when several occur. It isn't a product; it is where chapter 7's preferences begi
 def scores_of(model, tokenizer) -> tuple[dict[str, torch.Tensor], list[dict], list[str]]:
     """The judge's scores (N,) of each split, and the requests and answers of the first."""
     asked = {split: list(make_instructions(N, 5, "simple", split)) for split in SPLITS}
-    answers = {split: answer(model, tokenizer, requests) for split, requests in asked.items()}
+    answers = {split: answers_of(model, tokenizer, requests, 72) for split, requests in asked.items()}
     scores = {split: torch.tensor([judge(r, text).score for r, text in zip(asked[split], answers[split], strict=True)])
               for split in SPLITS}
     return scores, asked[SPLITS[0]], answers[SPLITS[0]]
@@ -78,10 +86,23 @@ def row(scores: dict[str, torch.Tensor]) -> list[float]:
     return [round(x, 4) for s in scores.values() for x in (s.mean().item(), 1.96 * s.std().item() / len(s) ** 0.5)]
 
 
+def command_of(o: dict, run: Path) -> str:
+    """The script's arguments that make this run again."""
+    named = {"method": o["method"], "start": o["start"], "records": o["records"]}
+    if o["method"] == "sft":
+        named["conversations"] = o["conversations"]
+    if o["method"] == "ppo":
+        named["reward"] = o["reward"]
+    return " ".join(f"--{name} {value}" for name, value in {**named, "seed": o["seed"], "out": run.as_posix()}.items())
+
+
 def main(run: Path, target: Path) -> None:
     """Write `target` from the folder `run`."""
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     o = record["settings"]
+    if o["method"] not in WHAT or o["data"]:
+        raise SystemExit(f"{run} was made with --method {o['method']}, --data {o['data']}; bundle a model that answers, made from "
+                         "the course's own data")
     model, tokenizer = load_pretrained(run)
     save_checkpoint(target, model, tokenizer, dtype=torch.float16)
     model, tokenizer = load_pretrained(target)                     # as it is bundled
@@ -92,15 +113,20 @@ def main(run: Path, target: Path) -> None:
         by_family[r["family"]].append(score)
     means = {family: sum(s) / len(s) for family, s in sorted(by_family.items(), key=lambda item: -sum(item[1]))}
     figures = {"before": row(before), "after": row(after), "families": {k: round(v, 3) for k, v in means.items()}}
-    given = {"sft": f"--method sft --start {o['start']} --records {o['records']} --seed {o['seed']} --out {run.as_posix()}"}
+    where = f"a CPU, {o['threads']} thread" + "s" * (o["threads"] > 1) if o["device"] == "cpu" else f"a GPU ({o['device']})"
     card = CARD.format(
-        name=target.name, run=run.as_posix(), command=given[o["method"]], n=N, steps=record["curve"][-1]["step"],
-        times={1: "once", 2: "twice"}.get(o["epochs"], f"{o['epochs']} times"), **figures | o | {
+        name=target.name, run=run.as_posix(), command=command_of(o, run), n=N, steps=record["curve"][-1]["step"],
+        what=WHAT[o["method"]].format(**o), **figures | o | {
+            "start": Path(o["start"]).name, "where": where,
             "families": "\n".join(["| family | score |", "|:--|--:|", *(f"| {k} | {v:.2f} |" for k, v in means.items())])},
         samples="\n\n".join(f"> **{r['instruction']}** {r['input'][:160]}\n>\n> {text}"
-                            for r, text in list(zip(asked, answers, strict=True))[:4]))
-    write_files(target, {"README.md": card, "figures.json": json.dumps(figures, indent=1) + "\n",
-                         "run.json": json.dumps(record, indent=1) + "\n"})
+                            for r, text in list(zip(asked, answers, strict=True))[:6]))
+    files = {"README.md": card} | {f"{kind}.json": json.dumps(content, indent=1) + "\n"
+                                   for kind, content in (("figures", figures), ("run", record))}
+    comparison = run.parent / "comparison.json"
+    if o["method"] != "sft" and comparison.exists():
+        files["comparison.json"] = comparison.read_text(encoding="utf-8")
+    write_files(target, files)
     print(f"{target}: {figures['after'][0]:.3f} on held-out wordings, {figures['before'][0]:.3f} before")
 
 

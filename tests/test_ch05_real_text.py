@@ -1,9 +1,6 @@
 """The real-text bonus: what collect.py finds and cleans, that it keeps nothing twice, and that fetch.py's downloads are whole."""
 
-import functools
 import hashlib
-import importlib.util
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -11,24 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support import ROOT, chapter
+from tests.support import ROOT, chapter, program
 
 FOLDER = ROOT / "ch05" / "03_bonus_pretraining-on-real-text"
 
 
-@functools.cache
 def bonus(name):
-    """A module of the bonus's folder, which finds chapter 2 by itself."""
-    before = list(sys.path)
-    spec = importlib.util.spec_from_file_location(f"ch05_real_text_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path[:] = before
-        for stale in ("ch02", "previous_chapters"):
-            sys.modules.pop(stale, None)
-    return module
+    return program(f"ch05/03_bonus_pretraining-on-real-text/{name}.py")
 
 
 @pytest.fixture

@@ -1,32 +1,18 @@
 """The scaling bonus: the fit finds constants that are known, the study goes on where it stopped, and its record fits its script."""
 
-import functools
-import importlib.util
 import json
-import sys
 
 import pytest
 import torch
 
-from tests.support import ROOT
+from tests.support import ROOT, program
 
 FOLDER = ROOT / "ch05" / "02_bonus_scaling-study"
 KNOWN = torch.tensor([0.2, 5.5, 0.45, 6.0, 0.5], dtype=torch.double)          # log E, log A, a, log B, b
 
 
-@functools.cache
 def script():
-    """study.py, which finds chapters 2 and 5 by itself."""
-    before = list(sys.path)
-    spec = importlib.util.spec_from_file_location("ch05_scaling_study", FOLDER / "study.py")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path[:] = before
-        for stale in ("ch02", "ch05", "previous_chapters"):
-            sys.modules.pop(stale, None)
-    return module
+    return program("ch05/02_bonus_scaling-study/study.py")
 
 
 def grid():

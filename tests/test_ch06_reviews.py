@@ -2,37 +2,21 @@
 
 import functools
 import hashlib
-import importlib.util
 import io
-import sys
 import tarfile
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.support import ROOT, chapter
+from tests.support import ROOT, chapter, program
 
 FOLDER = ROOT / "ch06" / "03_bonus_movie-reviews"
 FIXTURE = FOLDER / "fixtures"
 
 
-@functools.cache
 def bonus():
-    """The bonus's module, which finds chapter 6 by itself."""
-    chapter("ch06")
-    before, known = list(sys.path), {name: sys.modules.pop(name, None) for name in ("ch06", "previous_chapters")}
-    spec = importlib.util.spec_from_file_location("ch06_movie_reviews", FOLDER / "movie_reviews.py")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path[:] = before
-        for name, old in known.items():
-            sys.modules.pop(name, None)
-            if old is not None:
-                sys.modules[name] = old
-    return module
+    return program("ch06/03_bonus_movie-reviews/movie_reviews.py")
 
 
 def pack(path, files, extra=()):
@@ -131,44 +115,18 @@ def test_nothing_there_and_no_such_split(tmp_path):
         bonus().load_reviews(FIXTURE, "dev")
 
 
-@pytest.fixture
-def server(tmp_path):
-    """A server on loopback that has one archive and answers requests for a part of it; it breaks off once if asked to."""
-    data = pack(tmp_path / "served.tar.gz", small()).read_bytes()
-
-    class Handler(BaseHTTPRequestHandler):
-        broken = False
-
-        def do_GET(self):
-            begin = int(self.headers.get("Range", "bytes=0-")[6:-1])
-            self.send_response(206 if begin else 200)
-            self.send_header("Content-Length", str(len(data) - begin))
-            self.end_headers()
-            if "broken" in self.path and not Handler.broken:
-                Handler.broken = True
-                self.wfile.write(data[: len(data) // 2])
-            else:
-                self.wfile.write(data[begin:])
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+def test_fetch_verifies_what_it_keeps(tmp_path):
+    (tmp_path / "site").mkdir()
+    digest = hashlib.sha256(pack(tmp_path / "site" / "reviews.tar.gz", small()).read_bytes()).hexdigest()
+    folder, handler = tmp_path / "reviews", functools.partial(SimpleHTTPRequestHandler, directory=tmp_path / "site")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{http.server_port}", hashlib.sha256(data).hexdigest()
+        address = f"http://127.0.0.1:{http.server_port}/reviews.tar.gz"
+        with pytest.raises(ValueError, match="is damaged: its sha256 is"):
+            bonus().fetch_reviews(folder, address, "0" * 64)
+        assert not list(folder.glob("*"))
+        path = bonus().fetch_reviews(folder, address, digest)
         http.shutdown()
-
-
-def test_fetch_verifies_and_goes_on_after_a_break(tmp_path, server):
-    address, digest = server
-    folder = tmp_path / "reviews"
-    with pytest.raises(ValueError, match="is damaged: its sha256 is"):
-        bonus().fetch_reviews(folder, f"{address}/whole", "0" * 64)
-    assert not list(folder.glob("*"))
-    with pytest.raises(ValueError, match="give the same command again"):
-        bonus().fetch_reviews(folder, f"{address}/broken", digest)
-    assert [p.suffix for p in folder.iterdir()] == [".part"]
-    path = bonus().fetch_reviews(folder, f"{address}/broken", digest)
     assert [p.name for p in folder.iterdir()] == ["aclImdb_v1.tar.gz"]
     assert len(bonus().load_reviews(path, "test")) == 8
 

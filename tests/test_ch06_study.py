@@ -1,34 +1,17 @@
 """The additional experiments of chapter 6: the study goes on where it stopped, its paddings agree, its record fits its plan."""
 
-import functools
-import importlib.util
 import json
-import sys
 
 import pytest
 import torch
 
-from tests.support import ROOT
+from tests.support import ROOT, program
 
 FOLDER = ROOT / "ch06" / "02_bonus_additional-experiments"
 
 
-@functools.cache
 def script():
-    """study.py, which finds chapters 5 and 6 by itself."""
-    before = list(sys.path)
-    spec = importlib.util.spec_from_file_location("ch06_study", FOLDER / "study.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["ch06_study"] = module                           # where dataclasses look their module up
-    for stale in ("ch06", "previous_chapters"):
-        sys.modules.pop(stale, None)
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path[:] = before
-        for stale in ("ch06", "previous_chapters", "ch06_study"):
-            sys.modules.pop(stale, None)
-    return module
+    return program("ch06/02_bonus_additional-experiments/study.py")
 
 
 def test_no_run_is_planned_twice_and_every_choice_has_its_rate():

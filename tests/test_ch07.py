@@ -49,12 +49,15 @@ def test_an_empty_instruction(empty):
         ch07.format_prompt(empty, "A tale.", TOKENIZER)
 
 
-def test_a_tokenizer_without_the_two_tokens():
-    class Other:
-        special_tokens = {"<|endoftext|>": 5}
-
-    with pytest.raises(ValueError, match="<\\|user\\|>"):
-        ch07.format_prompt("Who is it?", "", Other())
+def test_a_tokenizer_without_the_two_tokens_gets_headings():
+    gpt2 = ch05.load_tokenizer("gpt2")
+    for input_text in ("", "Once there was a cat."):
+        ids = ch07.format_prompt("Who is it?", input_text, gpt2)
+        assert ids[0] == gpt2.eot_token and gpt2.eot_token not in ids[1:]
+        assert gpt2.decode(ids[1:]) == ch07.with_headings("Who is it?", input_text)
+    assert ch07.with_headings("Who is it?", "") == "### Instruction:\nWho is it?\n\n### Response:\n"
+    typed = ch07.format_prompt("Say <|endoftext|>.", "", gpt2)
+    assert typed.count(gpt2.eot_token) == 1
 
 
 # ---------------------------------------------------------------- what is learned

@@ -68,6 +68,14 @@ WRONG = [
     ("7.4", lambda *four, beta=0.1, slips=0.1: mixed(*four, beta, slips, swap=True), "changed places"),
     ("7.4", lambda *four, beta=0.1, slips=0.1: mixed(*four, 1.0, slips), "β is missing"),
     ("7.4", overflowing, "use F.logsigmoid"),
+    ("7.5", lambda p, q: RIGHT["7.5"](q, p), "wrong sign"),
+    ("7.5", lambda p, q: 0.0, "Return three numbers"),
+    ("7.5", lambda p, q: ((p - q).mean(), ((p - q) ** 2).mean(), 0.0), "lacks its half"),
+    ("7.5", lambda p, q: (*RIGHT["7.5"](p, q)[:2], RIGHT["7.5"](q, p)[2]), "the ratio"),
+    ("7.6", lambda rewards: rewards - rewards.mean(dim=1, keepdim=True), "leave the answer itself out"),
+    ("7.6", lambda rewards: -RIGHT["7.6"](rewards), "better than the others is positive"),
+    ("7.6", lambda rewards: rewards - (rewards.sum(dim=1, keepdim=True) - rewards) / 4, "divide by 3"),
+    ("7.6", lambda rewards: rewards - (rewards.sum(dim=1, keepdim=True) - rewards) / max(1, rewards.shape[1] - 1), "has no others"),
 ]
 
 

@@ -7,9 +7,8 @@ import time
 
 import pytest
 
-from tests import labels
 from tests.browser import open_page, run_all_cells, running_lab, wait_until_idle
-from tests.support import ROOT
+from tests.support import ROOT, chapter
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 PAIRS = [
@@ -22,6 +21,12 @@ PAIRS = [
 ]
 CELLS = ["import os\nfrom pathlib import Path\n{imports}", "_ = Path({pid!r}).write_text(str(os.getpid()))",
          "tool = LabelingTool(LabelStore({file!r}, {pairs!r}))\ntool", "print('below')"]
+
+
+def import_lines(root):
+    """Python that imports chapter 7's labeling tool in a copy of the course at `root`."""
+    folders = [str(root), str(root / "ch07" / "01_main-chapter-code")]
+    return f"import sys\nsys.path[:0] = {folders!r}\nfrom ch07 import LabelingTool, LabelStore\n"
 
 
 def notebook(**values):
@@ -68,13 +73,13 @@ def picture(page, name):
 
 def test_label_undo_kill_the_kernel_and_reopen(lab):
     file, pid = lab.folder / "labels.db", lab.folder / "pid.txt"
-    values = {"imports": labels.import_lines(lab.root), "pid": str(pid), "file": str(file), "pairs": PAIRS}
+    values = {"imports": import_lines(lab.root), "pid": str(pid), "file": str(file), "pairs": PAIRS}
     (lab.root / "labels.ipynb").write_text(json.dumps(notebook(**values)), encoding="utf-8")
     with open_page() as page:
         page.goto(lab.address.replace("README.md", "labels.ipynb"))
         wait_until_idle(page)
         run_all_cells(page)
-        hand = Hand(page, labels.module().LabelStore(file, PAIRS))
+        hand = Hand(page, chapter("ch07").LabelStore(file, PAIRS))
         assert hand.wait_for(0) == []
         hand.click("A is better", 1)
         assert page.locator(".jp-OutputArea :text('Once a fox found a bell. <img')").count()  # shown as text

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from data.preferences import make_preferences
 from data.records import load_preferences
-from tests import labels
+from tests.support import chapter
 
-ch07 = labels.module()
+ch07 = chapter("ch07")
 PAIRS = [{"id": f"pair-{i}", "prompt": f"Question {i}?", "a": f"Answer {i}.", "b": f"No answer {i}."} for i in range(300)]
 FEW = PAIRS[:6]
 needs_fork = pytest.mark.skipif(os.name == "nt", reason="SIGKILL and fork are POSIX's")

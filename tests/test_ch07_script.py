@@ -51,15 +51,27 @@ def test_a_file_in_alpacas_format_trains_unchanged(tmp_path, tiny, capsys):
     assert script.main([*map(str, [*arguments, "--out", out])]) == 0
     said = capsys.readouterr().out
     assert "24 steps; loss " in said
-    assert "before true score " in said.replace("  ", " ")
-    assert "nats an answer" in said
+    assert "drawn  true score before " in said and "nats an answer" in said
     record = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert record["settings"]["learning_rate"] == 0.01
+    assert record["settings"]["device"] in ("cpu", "cuda", "mps") and record["settings"]["threads"] >= 1
     assert record["curve"][-1]["step"] == 24
+    assert 0 <= record["result"]["after"]["greedy"] <= 1
     model, tokenizer = ch05.load_pretrained(out)
     assert not same(model, ch05.load_pretrained(tiny)[0])
     (row,) = ch05.generate_cached(model, [ch07.format_prompt("Say yes 3.", "", tokenizer)], 8, tokenizer.eot_token)
     assert row[-1] == tokenizer.eot_token
+
+
+def test_a_gpt2_takes_the_same_path(tmp_path, capsys):
+    torch.manual_seed(0)
+    gpt2, start, out = ch05.load_tokenizer("gpt2"), tmp_path / "gpt2", tmp_path / "sft"
+    ch05.save_checkpoint(start, ch04.GPTModel(ch04.GPTConfig(gpt2.n_vocab, 512, 16, 2, 1, 0.0)), gpt2)
+    for method, data in (("sft", instructions(tmp_path / "alpaca.json", 8)), ("dpo", preferences(tmp_path / "mine.jsonl", 8))):
+        arguments = ["--method", method, "--start", start, "--data", data, "--test-records", 21, "--out", out]
+        assert script.main([*map(str, arguments)]) == 0
+        model, tokenizer = ch05.load_pretrained(out)
+        assert tokenizer.n_vocab == 50_257 and not same(model, ch05.load_pretrained(start)[0])
 
 
 def test_preferences_from_a_file_move_the_policy_and_not_the_start(tmp_path, tiny, capsys):
@@ -77,13 +89,42 @@ def test_preferences_from_a_file_move_the_policy_and_not_the_start(tmp_path, tin
 
 
 @pytest.mark.slow
-def test_the_models_own_answers_are_judged_and_learned_from(tmp_path, capsys):
-    start = ROOT / "models" / "tales-sft"
-    arguments = ["--method", "dpo", "--start", start, "--records", 40, "--test-records", 21, "--out", tmp_path / "dpo"]
-    assert script.main([*map(str, arguments)]) == 0
+def test_the_models_own_answers_are_judged_and_learned_from_with_two_seeds(tmp_path, capsys):
+    arguments = ["--method", "dpo", "--start", ROOT / "models" / "tales-sft", "--records", 40, "--test-records", 21, "--seeds", 2]
+    assert script.main([*map(str, [*arguments, "--out", tmp_path / "dpo"])]) == 0
     said = capsys.readouterr().out
-    assert "pairs with a majority, of 40 requests" in said
+    assert said.count("pairs with a majority, of 40 requests") == 2
     assert "of the comparisons, ties counted half" in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["comparison.json", "dpo-1", "dpo-2"]
+    rows = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))["dpo"]
+    assert set(rows) == {"1", "2"} and rows["1"] != rows["2"]
+    assert rows["1"] == json.loads((tmp_path / "dpo-1" / "run.json").read_text(encoding="utf-8"))["result"]
+
+
+def test_a_reward_model_and_then_ppo(tmp_path, tiny, capsys):
+    data = preferences(tmp_path / "mine.jsonl")
+    reward, out = tmp_path / "runs" / "reward", tmp_path / "runs" / "ppo"
+    assert script.main([*map(str, ["--method", "reward", "--start", tiny, "--data", data, "--batch", 4, "--out", reward])]) == 0
+    assert "of 300 held-out pairs" in capsys.readouterr().out
+    arguments = ["--method", "ppo", "--start", tiny, "--reward", reward, "--records", 8, "--batch", 4, "--test-records", 21]
+    assert script.main([*map(str, [*arguments, "--out", out])]) == 0
+    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert [row["step"] for row in record["curve"]] == [1, 2] and record["curve"][0]["kl"] == pytest.approx(0, abs=1e-3)
+    assert {"reward", "kl", "drawn"} <= set(record["result"]["after"])
+    assert not same(ch05.load_pretrained(out)[0], ch05.load_pretrained(tiny)[0])
+
+
+def test_grpo(tmp_path, tiny):
+    arguments = ["--method", "grpo", "--start", tiny, "--records", 4, "--batch", 16, "--test-records", 21]
+    assert script.main([*map(str, [*arguments, "--out", tmp_path / "grpo"])]) == 0
+    record = json.loads((tmp_path / "grpo" / "run.json").read_text(encoding="utf-8"))
+    assert len(record["curve"]) == 2 and 0 <= record["curve"][0]["reward"] <= 1
+
+
+def test_ppo_without_a_reward_model(tmp_path, tiny, capsys):
+    arguments = ["--method", "ppo", "--start", tiny, "--reward", tmp_path / "none", "--records", 4, "--out", tmp_path / "out"]
+    said = refused(capsys, *arguments)
+    assert "no reward model in" in said and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("name", "text", "words"), [
@@ -111,7 +152,8 @@ def test_no_such_model(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments", [
-    [], ["--method", "ppo2"], ["--method", "dpo", "--beta", "0"], ["--method", "sft", "--batch", "0"]])
+    [], ["--method", "ppo2"], ["--method", "dpo", "--beta", "0"], ["--method", "sft", "--batch", "0"],
+    ["--method", "grpo", "--data", "x.jsonl"], ["--method", "sft", "--seeds", "3"]])
 def test_a_command_line_that_cannot_be(arguments):
     with pytest.raises(SystemExit):
         script.main(arguments)

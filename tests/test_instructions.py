@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from data import instructions
 from data.instructions import (
+    ABOUT,
     ANSWER_TOKENS,
     HELD_OUT_FAMILIES,
     PRICE,
@@ -20,6 +21,7 @@ from data.instructions import (
     count_tokens,
     families,
     judge,
+    make_conversations,
     make_instructions,
     wordings,
 )
@@ -39,11 +41,12 @@ def made():
 
 # ---------------------------------------------------------------- making
 
-def test_at_least_15_families_with_12_wordings_each():
+def test_at_least_15_families_and_thirty_wordings_for_those_that_are_trained():
     assert len(wordings()) >= 15 and set(HELD_OUT_FAMILIES) < set(wordings())
     for family, parts in wordings().items():
-        assert len(parts["train"]) + len(parts["held out"]) >= 12, family
-        assert len(parts["train"]) >= 9 and len(parts["held out"]) >= 3, family
+        trained = family not in HELD_OUT_FAMILIES
+        assert len(parts["train"]) + len(parts["held out"]) >= (30 if trained else 12), family
+        assert len(parts["held out"]) >= (6 if trained else 3), family
 
 
 def test_no_wording_is_in_two_parts():
@@ -55,6 +58,24 @@ def test_the_same_seed_gives_the_same_records_and_a_longer_run_begins_alike():
     short, long = list(make_instructions(21, 5)), list(make_instructions(30, 5))
     assert long[:21] == short
     assert list(make_instructions(21, 6)) != short
+
+
+@pytest.mark.parametrize("level", ["simple", "full"])
+def test_conversations_ask_about_one_tale_in_training_wordings_and_answer_rightly(level):
+    conversations = list(make_conversations(20, 3, level))
+    assert list(make_conversations(5, 3, level)) == conversations[:5] != list(make_conversations(5, 4, level))
+    for turns in (record["turns"] for record in conversations):
+        names = [turn["family"] for turn in turns]
+        assert 3 <= len(turns) <= 6 and len(set(names)) == len(names) and set(names) <= set(ABOUT)
+        tale = turns[0]["input"]
+        assert tale and not any(turn["input"] for turn in turns[1:])
+        for turn in turns:
+            assert judge(turn | {"input": tale}, turn["output"]).score == 1, turn
+            assert "{" not in turn["instruction"] + turn["output"]
+    assert {turn["family"] for record in conversations for turn in record["turns"]} == set(ABOUT)
+    for arguments in ((0,), (3, 0, "none"), (3, 0, level, 2)):
+        with pytest.raises(ValueError, match="ask for at least|unknown level"):
+            next(make_conversations(*arguments))
 
 
 def test_records_are_plain_json_with_unique_ids(made):

@@ -116,8 +116,6 @@ def test_it_answers_as_well_as_its_card_says(answerer):
     mean, half = json.loads((answerer / "figures.json").read_text(encoding="utf-8"))["after"][:2]
     model, tokenizer = ch05.load_pretrained(answerer)
     asked = list(make_instructions(63, 77, "simple", "held-out wordings"))                # other requests than the card's
-    prompts = [ch07.format_prompt(r["instruction"], r["input"], tokenizer) for r in asked]
-    rows = ch05.generate_cached(model, prompts, 72, tokenizer.eot_token)
-    texts = [tokenizer.decode([i for i in row[len(p):] if i != tokenizer.eot_token]) for row, p in zip(rows, prompts, strict=True)]
+    texts = ch07.answers_of(model, tokenizer, asked, 72)
     scores = [judge(r, text).score for r, text in zip(asked, texts, strict=True)]
     assert abs(np.mean(scores) - mean) < 2 * (half + 1.96 * np.std(scores) / len(scores) ** 0.5)   # four standard errors

@@ -129,9 +129,54 @@ def check_dpo_with_slips(dpo_with_slips) -> str:
     return "It is lowest where σ(h) = 0.9, at h = ln 9: no pair can be surer than its label."
 
 
+def check_kl_estimates(kl_estimates) -> str:
+    p, q = torch.tensor([-1.0, -2.0, -0.5, -3.0]), torch.tensor([-1.4, -1.7, -0.9, -2.0])
+    d = q - p
+    right = (-d).mean(), (d**2 / 2).mean(), (d.exp() - 1 - d).mean()
+    y = kl_estimates(p, q)
+    expect(isinstance(y, tuple | list) and len(y) == 3, "Return three numbers: the means of -d, of d²/2 and of e^d - 1 - d.")
+    expect(all(torch.as_tensor(x).numel() == 1 for x in y), "Each estimate is one number, a mean over the answers.")
+    y = [torch.as_tensor(x).reshape(()) for x in y]
+    expect(not close(y[0], d.mean()), "The first has the wrong sign: d is ln of the reference minus ln of the policy, and you "
+                                      "want the mean of -d.")
+    expect(not close(y[0], -d.sum()), "Take means, not sums.")
+    expect(not close(y[1], (d**2).mean()), "The second lacks its half: d²/2.")
+    expect(not close(y[1], d.mean() ** 2 / 2), "Square each d, then take the mean.")
+    expect(not close(y[2], ((-d).exp() - 1 + d).mean()), "In the third d has the wrong sign; with answers from the policy, it is "
+                                                         "the ratio π_ref/π whose mean is 1.")
+    for i, (mine, wanted) in enumerate(zip(y, right, strict=True), 1):
+        expect(close(mine, wanted), f"Estimate {i} should be {wanted:.4f} for the check's answers; yours is {mine:.4f}.")
+    return "Of these four answers, the first estimate makes a negative distance. Run the solution to see how often."
+
+
+def check_leave_one_out(leave_one_out) -> str:
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 3.0], [0.5, 0.5, 0.5, 0.5]])
+    right = torch.tensor([[0.0, -4 / 3, -4 / 3, 8 / 3], [0.0, 0.0, 0.0, 0.0]])
+    y = torch.as_tensor(leave_one_out(rewards))
+    expect(y.shape == rewards.shape, f"Return a tensor of shape (2, 4); yours is {tuple(y.shape)}.")
+    centered = rewards - rewards.mean(dim=1, keepdim=True)
+    for wrong, hint in (
+        (centered, "That is the distance from the mean of all; leave the answer itself out of the mean."),
+        (-right, "The sign is wrong: better than the others is positive."),
+        (rewards - (rewards.sum(dim=1, keepdim=True) - rewards) / 4, "There are K - 1 others; divide by 3, not by 4."),
+        (rewards - (rewards.sum() - rewards) / 7, "The others are those of the same group."),
+        (centered / (rewards.std(dim=1, keepdim=True) + 1e-4), "That is GRPO's advantage; here nothing is divided by a spread."),
+    ):
+        expect(not close(y, wrong), hint)
+    expect(close(y, right), f"For the rewards 1, 0, 0, 3 the advantages are 0, -4/3, -4/3, 8/3; yours are {y[0].tolist()}.")
+    try:
+        leave_one_out(torch.ones(2, 1))
+    except ValueError:
+        return "The answer's own reward has no part in its baseline, and the groups still add up to zero."
+    expect(False, "A group of one has no others: raise a ValueError that says what to do.")
+    return ""
+
+
 CHECKS = {
     "7.1": check_conversation_row,
     "7.2": check_elo_update,
     "7.3": check_best_of,
     "7.4": check_dpo_with_slips,
+    "7.5": check_kl_estimates,
+    "7.6": check_leave_one_out,
 }

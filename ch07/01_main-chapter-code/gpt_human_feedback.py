@@ -1,12 +1,16 @@
 """Chapter 7 in one file: a model that tells tales learns to answer, and then to answer as annotators prefer.
 
-    python gpt_human_feedback.py --method sft                                  supervised finetuning, 32,000 instructions
+    python gpt_human_feedback.py --method sft                                  supervised finetuning on instructions
     python gpt_human_feedback.py --method sft --data alpaca.json               your own instructions, in Alpaca's format
+    python gpt_human_feedback.py --method reward --start runs/sft              a reward model, from labeled pairs
     python gpt_human_feedback.py --method dpo --start runs/sft                 preferences about the model's own answers
     python gpt_human_feedback.py --method dpo --start runs/sft --data my.jsonl a file with prompt, chosen, rejected
+    python gpt_human_feedback.py --method ppo --start runs/sft                 rewards by the model in runs/reward
+    python gpt_human_feedback.py --method grpo --start runs/sft --seeds 3      rewards that can be checked, three times
 
-Each stage reads a folder and writes one, and says how well both answer what neither has been trained on. Everything between the
-two marks is copied from the notebooks by `python course.py export`; the rest is written here.
+Each stage reads a folder and writes one, and says how well both answer what neither has been trained on; runs/comparison.json
+collects what was measured. Everything between the two marks is copied from the notebooks by `python course.py export`; the rest is
+written here.
 """
 
 import argparse
@@ -19,15 +23,17 @@ from random import Random
 
 from tqdm import tqdm
 
-# <generated: answer_log_probs, batches_by_length, configure_optimizer, cosine_schedule, dpo_loss, format_prompt,
-#   generate_cached, instruction_batch, InstructionBatches, InstructionDataset, load_pretrained, pair_batches,
-#   PreferenceDataset, right_pad, sample_answers, save_checkpoint, sequence_log_probs, train, train_dpo, train_on,
-#   write_files>
+# <generated: answer_log_probs, answer_row, answer_text, answers_of, batches_by_length, configure_optimizer,
+#   cosine_schedule, dpo_loss, examine, format_prompt, generate_cached, instruction_batch, InstructionBatches,
+#   InstructionDataset, load_pretrained, load_reward_model, pair_batches, predict_rewards, PreferenceDataset,
+#   RewardModel, right_pad, sample_answers, save_checkpoint, save_reward_model, score_answers, sequence_log_probs,
+#   train, train_dpo, train_grpo, train_on, train_ppo, train_reward_model, win_rate, write_files>
 # isort: split
 import hashlib
 import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -1143,26 +1149,90 @@ def batches_by_length(rows: Sequence[Sequence[int]], batch_size: int,
     return [batches[i].tolist() for i in torch.randperm(len(batches), generator=generator)]
 
 
+# ch06.ipynb, In [34]
+class SequenceClassifier(nn.Module):
+    """A GPT with a head for classes beside its head for tokens (Radford et al., 2018).
+
+    `reads` names the vector that the head gets: the "last" real token's, the "first" one's, or the "mean".
+    Raises ValueError for another name.
+    """
+
+    def __init__(self, gpt: GPTModel, n_classes: int = 2, reads: str = "last", dropout: float = 0.1):
+        super().__init__()
+        if reads not in ("last", "first", "mean"):
+            raise ValueError(f"reads is {reads!r}; choose 'last', 'first' or 'mean'")
+        self.gpt, self.reads = gpt, reads
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(gpt.config.n_channels, n_classes)
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
+        """Logits (B, K) of rows of ids (B, T), padded on the right; `mask` (B, T) is True at real tokens."""
+        hidden = self.gpt.hidden_states(token_ids, mask)                                 # (B, T, C)
+        return self.head(self.dropout(self.read(hidden, mask)))                          # (B, C) -> (B, K)
+
+    def read(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """One vector a row, (B, C), out of all its vectors (B, T, C)."""
+        if self.reads == "first":
+            return hidden[:, 0]
+        if self.reads == "mean":
+            return (hidden * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        last = mask.sum(dim=1) - 1                                                       # (B,)
+        return hidden[torch.arange(len(last), device=last.device), last]
+
+
+# ch06.ipynb, In [36]
+@torch.no_grad()
+def predict_logits(classifier: SequenceClassifier, rows: Sequence[Sequence[int]],
+                   batch_size: int = 64) -> Tensor:
+    """The logits (N, K) of rows of ids, in their order, on the CPU, with dropout off."""
+    device, was_training = next(classifier.parameters()).device, classifier.training
+    classifier.eval()
+    logits = torch.empty(len(rows), classifier.head.out_features)                        # (N, K)
+    for batch in batches_by_length(rows, batch_size):
+        logits[batch] = classifier(*right_pad([rows[i] for i in batch], device)).float().cpu()
+    classifier.train(was_training)
+    return logits
+
+
 # ch07.ipynb, In [8]
 def format_prompt(instruction: str, input: str, tokenizer: Tokenizer) -> list[int]:
     """The ids of a request as the model meets it: <|user|>, the text, <|assistant|>.
 
-    The text is encoded as text: a special token typed into it stays characters. Raises ValueError for an
-    empty instruction, and for a tokenizer without the two tokens.
+    The text is encoded as text: a special token typed into it stays characters. For a tokenizer without the
+    two tokens, such as GPT-2's, the roles are headings. Raises ValueError for an empty instruction.
     """
     if not instruction.strip():
         raise ValueError("the instruction is empty; say what is wanted")
-    special = special_ids(("<|user|>", "<|assistant|>"), getattr(tokenizer, "special_tokens", {}))
+    special = getattr(tokenizer, "special_tokens", {})
+    if not {"<|user|>", "<|assistant|>"} <= set(special):
+        return [tokenizer.eot_token, *tokenizer.encode_ordinary(with_headings(instruction, input))]
     text = instruction + ("\n\n" + input if input else "")
     return [special["<|user|>"], *tokenizer.encode_ordinary(text), special["<|assistant|>"]]
 
 
-# ch07.ipynb, In [13]
-class InstructionDataset(Dataset):
-    """Records with "instruction", "input" and "output" as (ids, targets), two lists of one length.
+# ch07.ipynb, In [11]
+def with_headings(instruction: str, input: str) -> str:
+    """A request whose roles are headings, as in Alpaca's files."""
+    parts = [("Instruction", instruction), *([("Input", input)] if input else [])]
+    return "".join(f"### {name}:\n{text}\n\n" for name, text in parts) + "### Response:\n"
 
-    targets[t] is the id that should follow ids[t], or -100 where it isn't part of the answer. The answer ends
-    with the tokenizer's end token. Raises ValueError for a record that doesn't fit into `max_length` tokens.
+
+# ch07.ipynb, In [15]
+def answer_row(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]]:
+    """Prompt and answer as (ids, targets), two lists of one length: targets[t] is the id that should follow
+    ids[t], or -100 where it isn't part of the answer.
+    """
+    return (prompt + answer)[:-1], [-100] * (len(prompt) - 1) + answer
+
+
+# ch07.ipynb, In [17]
+class InstructionDataset(Dataset):
+    """Records with "instruction", "input" and "output" as rows of `answer_row`, (ids, targets).
+
+    The answer ends with the tokenizer's end token. Raises ValueError for a record that doesn't fit into
+    `max_length` tokens.
     """
 
     def __init__(self, records: Sequence[dict], tokenizer: Tokenizer, max_length: int = 512):
@@ -1173,8 +1243,7 @@ class InstructionDataset(Dataset):
             if len(prompt) + len(answer) - 1 > max_length:
                 raise ValueError(f"record {i} has {len(prompt)} + {len(answer)} tokens, at most {max_length} "
                                  "fit; shorten it, or leave it out")
-            whole = prompt + answer
-            self.rows.append((whole[:-1], [-100] * (len(prompt) - 1) + answer))
+            self.rows.append(answer_row(prompt, answer))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -1183,7 +1252,7 @@ class InstructionDataset(Dataset):
         return self.rows[i]
 
 
-# ch07.ipynb, In [16]
+# ch07.ipynb, In [20]
 def instruction_batch(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, mask and targets, (B, T) each, of rows of (ids, targets), padded on the right."""
     token_ids, mask = right_pad([ids for ids, _ in rows])                                # (B, T) each
@@ -1191,7 +1260,7 @@ def instruction_batch(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Tens
     return token_ids, mask, targets.masked_fill(~mask, -100)
 
 
-# ch07.ipynb, In [22]
+# ch07.ipynb, In [26]
 class InstructionBatches:
     """`batches[step]` is (ids, targets), (B, T) each, of rows similar in length; each epoch has its order."""
 
@@ -1209,7 +1278,42 @@ class InstructionBatches:
         return token_ids, targets                                                # (B, T) each
 
 
-# ch07.ipynb, In [86]
+# ch07.ipynb, In [29]
+def answer_text(ids: Iterable[int], tokenizer: Tokenizer) -> str:
+    """What an answer's ids say, without the end token."""
+    return tokenizer.decode([i for i in ids if i != tokenizer.eot_token]).strip()
+
+
+# ch07.ipynb, In [30]
+def answers_of(model: GPTModel, tokenizer: Tokenizer, requests: Sequence[dict], max_new_tokens: int = 64,
+               batch_size: int = 84) -> list[str]:
+    """The model's greedy answers to records with "instruction" and "input"."""
+    prompts = [format_prompt(r["instruction"], r["input"], tokenizer) for r in requests]
+    answers: list[str] = []
+    for i in range(0, len(prompts), batch_size):
+        part = prompts[i:i + batch_size]
+        rows = generate_cached(model, part, max_new_tokens, tokenizer.eot_token)
+        answers += [answer_text(row[len(p):], tokenizer) for row, p in zip(rows, part, strict=True)]
+    return answers
+
+
+# ch07.ipynb, In [56]
+def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: float | Tensor = 0.0) -> Tensor:
+    """The mean of -ln sigmoid(chosen - rejected - margin) over B pairs, in nats (Bradley and Terry, 1952).
+
+    Rewards (B,) twice; a margin, one for all or (B,), is the lead that is asked for (Touvron et al., 2023).
+    Raises ValueError for rewards that don't pair up, and FloatingPointError for one that isn't a number.
+    """
+    if chosen.shape != rejected.shape or not chosen.numel():
+        raise ValueError(f"rewards of shape {tuple(chosen.shape)} and {tuple(rejected.shape)}; pass one of a "
+                         "chosen and one of a rejected answer for each pair, at least one pair")
+    if not (chosen.isfinite().all() and rejected.isfinite().all()):
+        raise FloatingPointError("a reward is infinite or not a number; lower the learning rate, or look for "
+                                 "broken data")
+    return -F.logsigmoid(chosen - rejected - margin).mean()
+
+
+# ch07.ipynb, In [93]
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
     """A fingerprint of a vocabulary: the sha256 of the bytes of every token, in the order of the ids."""
     digest = hashlib.sha256()
@@ -1219,7 +1323,30 @@ def tokenizer_digest(tokenizer: Tokenizer) -> str:
     return digest.hexdigest()
 
 
-# ch07.ipynb, In [90]
+# ch07.ipynb, In [95]
+class RewardModel(nn.Module):
+    """A GPT that gives an answer one number, read at its last token (Stiennon et al., 2020).
+
+    The model is used, not copied. `check_tokenizer` raises ValueError for any vocabulary but its own.
+    """
+
+    def __init__(self, gpt: GPTModel, tokenizer: Tokenizer):
+        super().__init__()
+        self.scorer = SequenceClassifier(gpt, n_classes=1, reads="last", dropout=0.0)
+        self.digest = tokenizer_digest(tokenizer)
+
+    def forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
+        """The rewards (B,) of rows (B, T): request, answer and end token, padded on the right."""
+        return self.scorer(token_ids, mask)[:, 0]                                        # (B, 1) -> (B,)
+
+    def check_tokenizer(self, digest: str) -> None:
+        """Raise ValueError unless this is the `tokenizer_digest` of the tokenizer it was made with."""
+        if digest != self.digest:
+            raise ValueError("these ids come from another tokenizer than the reward model's own, to which "
+                             "they mean other words; encode the texts with the tokenizer that belongs to it")
+
+
+# ch07.ipynb, In [97]
 class PreferenceDataset(Dataset):
     """Records with "prompt", "chosen" and "rejected"; item i is two rows of (ids, targets), chosen one first.
 
@@ -1253,7 +1380,7 @@ class PreferenceDataset(Dataset):
         return tuple([ids + targets[-1:] for ids, targets in rows] for rows in (self.chosen, self.rejected))
 
 
-# ch07.ipynb, In [92]
+# ch07.ipynb, In [99]
 def train_on(model: nn.Module, batches: Sequence[list[int]], loss_of: Callable[[list[int]], Tensor],
              learning_rate: float = 1e-3, weight_decay: float = 0.1,
              every: int = 20) -> Iterator[tuple[int, float]]:
@@ -1282,7 +1409,7 @@ def train_on(model: nn.Module, batches: Sequence[list[int]], loss_of: Callable[[
             model.train()
 
 
-# ch07.ipynb, In [93]
+# ch07.ipynb, In [100]
 def pair_batches(data: PreferenceDataset, batch_size: int, n_epochs: int = 1,
                  seed: int = 0) -> list[list[int]]:
     """Which pairs share a batch, for all epochs in a row: neighbors by the length of their longer answer."""
@@ -1291,7 +1418,62 @@ def pair_batches(data: PreferenceDataset, batch_size: int, n_epochs: int = 1,
     return [batch for _ in range(n_epochs) for batch in batches_by_length(longer, batch_size, g)]
 
 
+# ch07.ipynb, In [101]
+def train_reward_model(model: RewardModel, data: PreferenceDataset, n_epochs: int = 1,
+                       learning_rate: float = 1e-3, batch_size: int = 16, margin: float = 0.0,
+                       seed: int = 0) -> Iterator[tuple[int, float]]:
+    """Train on pairs in place; yields (steps, mean loss). Raises ValueError for another tokenizer's ids."""
+    model.check_tokenizer(data.digest)
+    chosen, rejected = data.whole_rows()
+    device = next(model.parameters()).device
+
+    def loss_of(batch: list[int]) -> Tensor:
+        rows = [chosen[i] for i in batch] + [rejected[i] for i in batch]
+        rewards = model(*right_pad(rows, device))                                        # (2B,)
+        return bradley_terry_loss(*rewards.chunk(2), margin)
+
+    yield from train_on(model, pair_batches(data, batch_size, n_epochs, seed), loss_of, learning_rate)
+
+
+# ch07.ipynb, In [103]
+def predict_rewards(model: RewardModel, rows: Sequence[Sequence[int]], batch_size: int = 64) -> Tensor:
+    """The rewards (N,) of whole rows of ids. Raises FloatingPointError if one isn't a number."""
+    rewards = predict_logits(model.scorer, rows, batch_size)[:, 0]                       # (N, 1) -> (N,)
+    if not rewards.isfinite().all():
+        raise FloatingPointError(f"the reward of row {rewards.isfinite().int().argmin().item()} is "
+                                 "no number; the reward model is broken, so train it again with a lower rate")
+    return rewards
+
+
 # ch07.ipynb, In [114]
+def save_reward_model(folder: str | Path, model: RewardModel, tokenizer: Tokenizer) -> None:
+    """Write `folder`, whole or not at all: the GPT as chapter 5 saves it, the head in reward.safetensors."""
+    model.check_tokenizer(tokenizer_digest(tokenizer))
+    head = {name: part.detach().cpu().contiguous() for name, part in model.scorer.head.state_dict().items()}
+    with whole_folder(folder) as temporary:
+        save_checkpoint(temporary, model.scorer.gpt, tokenizer)
+        save_file(head, temporary / "reward.safetensors", metadata={"format": "pt"})
+
+
+# ch07.ipynb, In [115]
+def load_reward_model(folder: str | Path, tokenizer: Tokenizer) -> RewardModel:
+    """The reward model in `folder`, for answers encoded by `tokenizer`.
+
+    Raises ValueError if there is none, if it is damaged, or if it was made with another tokenizer.
+    """
+    path = Path(folder) / "reward.safetensors"
+    if not path.is_file():
+        raise ValueError(f"there is no reward model in {str(folder)!r} (no {path.name}); train one first")
+    model = RewardModel(*load_pretrained(folder))
+    model.check_tokenizer(tokenizer_digest(tokenizer))
+    try:
+        model.scorer.head.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError, OSError) as error:
+        raise ValueError(f"{path.name} in {str(folder)!r} can't be used: {error}") from None
+    return model.eval()
+
+
+# ch07.ipynb, In [124]
 def dpo_loss(policy_chosen: Tensor, policy_rejected: Tensor, reference_chosen: Tensor,
              reference_rejected: Tensor, beta: float = 0.1, kind: str = "sigmoid") -> Tensor:
     """Direct preference optimization: the loss of log-probabilities (B,) of whole answers, in nats.
@@ -1320,15 +1502,17 @@ def dpo_loss(policy_chosen: Tensor, policy_rejected: Tensor, reference_chosen: T
     raise ValueError(f"kind is {kind!r}; choose 'sigmoid' or 'ipo'")
 
 
-# ch07.ipynb, In [117]
+# ch07.ipynb, In [127]
 def answer_log_probs(model: GPTModel, token_ids: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
     """The log-probability (B, T) that the model gives each token of the answers; 0 where targets are -100."""
-    logits = model(token_ids, mask)                                                      # (B, T, V)
-    losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=-100)   # (B, T)
-    return -losses
+    hidden, learned = model.hidden_states(token_ids, mask), targets != -100              # (B, T, C), (B, T)
+    logits = model.head(hidden[learned])                                                 # (N, V): of N tokens
+    result = hidden.new_zeros(targets.shape)                                             # (B, T)
+    result[learned] = -F.cross_entropy(logits, targets[learned], reduction="none")
+    return result
 
 
-# ch07.ipynb, In [118]
+# ch07.ipynb, In [128]
 @torch.no_grad()
 def sequence_log_probs(model: GPTModel, rows: Sequence[tuple[list[int], list[int]]],
                        batch_size: int = 32) -> Tensor:
@@ -1343,7 +1527,7 @@ def sequence_log_probs(model: GPTModel, rows: Sequence[tuple[list[int], list[int
     return sums
 
 
-# ch07.ipynb, In [120]
+# ch07.ipynb, In [130]
 def sample_answers(model: GPTModel, prompts: Sequence[list[int]], end_id: int, generator: torch.Generator,
                    max_new_tokens: int = 64, temperature: float = 1.0,
                    batch_size: int = 64) -> list[list[int]]:
@@ -1357,7 +1541,7 @@ def sample_answers(model: GPTModel, prompts: Sequence[list[int]], end_id: int, g
     return answers
 
 
-# ch07.ipynb, In [124]
+# ch07.ipynb, In [133]
 def train_dpo(model: GPTModel, data: PreferenceDataset, reference: tuple[Tensor, Tensor], beta: float = 0.1,
               kind: str = "sigmoid", n_epochs: int = 1, learning_rate: float = 2e-4, batch_size: int = 8,
               seed: int = 0) -> Iterator[tuple[int, float]]:
@@ -1375,13 +1559,288 @@ def train_dpo(model: GPTModel, data: PreferenceDataset, reference: tuple[Tensor,
 
     batches = pair_batches(data, batch_size, n_epochs, seed)
     yield from train_on(model, batches, loss_of, learning_rate, weight_decay=0.0)
+
+
+# ch07.ipynb, In [135]
+def win_rate(after: Tensor, before: Tensor) -> tuple[float, float]:
+    """How often scores (N,) beat others, ties counted half, and half the width of its 95 % interval."""
+    results = (after > before).double() + 0.5 * (after == before).double()               # (N,): 1, 1/2 or 0
+    return results.mean().item(), 1.96 * results.std().item() / len(results) ** 0.5
+
+
+# ch07.ipynb, In [136]
+def examine(policy: GPTModel, reference: GPTModel, tokenizer: Tokenizer, requests: Sequence[dict],
+            score_of: Callable[[dict, str], float], max_new_tokens: int = 64, temperature: float = 1.0,
+            seed: int = 5) -> dict:
+    """Sampled answers to records of instructions, and what can be said of them: "ids" and "texts" of the
+    answers, "scores" (N,) by `score_of(record, text)`, "kl" in nats an answer, estimated from them,
+    "distinct", the share of their word triples that occur only once.
+    """
+    prompts = [format_prompt(r["instruction"], r["input"], tokenizer) for r in requests]
+    g = torch.Generator().manual_seed(seed)
+    ids = sample_answers(policy, prompts, tokenizer.eot_token, g, max_new_tokens, temperature)
+    rows = [answer_row(prompt, answer) for prompt, answer in zip(prompts, ids, strict=True)]
+    kl = (sequence_log_probs(policy, rows) - sequence_log_probs(reference, rows)).mean().item()
+    texts = [answer_text(answer, tokenizer) for answer in ids]
+    scores = torch.tensor([score_of(r, text) for r, text in zip(requests, texts, strict=True)])
+    triples = Counter(three for words in map(str.split, texts) for three in zip(words, words[1:], words[2:]))
+    distinct = sum(n == 1 for n in triples.values()) / max(1, triples.total())
+    return {"ids": ids, "texts": texts, "scores": scores, "kl": kl, "distinct": distinct}
+
+
+# ch07.ipynb, In [137]
+def score_answers(reward_model: RewardModel, prompts: Sequence[list[int]], answers: Sequence[list[int]],
+                  end_id: int, unfinished: float = -3.0) -> Tensor:
+    """The rewards (N,) of answers (ids); `unfinished` for one that lacks the end token."""
+    rewards = torch.full((len(answers),), unfinished)
+    done = [i for i, answer in enumerate(answers) if answer and answer[-1] == end_id]
+    if done:
+        rewards[done] = predict_rewards(reward_model, [prompts[i] + answers[i] for i in done])
+    return rewards
+
+
+# ch07.ipynb, In [147]
+def generalized_advantages(rewards: Tensor, values: Tensor, learned: Tensor,
+                           lam: float = 0.95) -> tuple[Tensor, Tensor]:
+    """Advantages and returns, (B, T) each, of tokens (Schulman et al., 2016), without discount.
+
+    `rewards` and `values` (B, T) belong to the tokens where `learned` is True, one run of them in a row;
+    elsewhere both results are 0. A return is what `values` should have said.
+    """
+    values, rewards = values * learned, rewards * learned
+    advantages, after = torch.zeros_like(values), torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        following = values[:, t + 1] if t + 1 < values.shape[1] else torch.zeros_like(after)
+        after = (rewards[:, t] + following - values[:, t] + lam * after) * learned[:, t]         # (B,)
+        advantages[:, t] = after
+    return advantages, (advantages + values) * learned
+
+
+# ch07.ipynb, In [149]
+def clipped_gain(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip: float = 0.2) -> Tensor:
+    """What tokens gain (B, T), with no incentive to leave the ratio 1 ± clip (Schulman et al., 2017)."""
+    ratio = (log_probs - old_log_probs).exp()                                            # (B, T)
+    return torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+
+
+# ch07.ipynb, In [150]
+def ppo_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, learned: Tensor,
+             clip: float = 0.2) -> Tensor:
+    """Minus the mean clipped gain of the tokens where `learned` is True; everything is (B, T), in nats."""
+    return -clipped_gain(log_probs, old_log_probs, advantages, clip)[learned].mean()
+
+
+# ch07.ipynb, In [153]
+@dataclass
+class Rollouts:
+    """Answers that a policy gave, as rows of `answer_row`; all tensors are (B, T)."""
+
+    token_ids: Tensor
+    mask: Tensor                                             # True at real tokens
+    targets: Tensor                                          # the answer's tokens, -100 elsewhere
+    log_probs: Tensor                                        # what the policy gave each of them, else 0
+    reference: Tensor                                        # what the reference gives each of them, else 0
+
+    @property
+    def learned(self) -> Tensor:
+        """True (B, T) where a token of the answer is chosen."""
+        return self.targets != -100
+
+    def part(self, i: Tensor) -> "Rollouts":
+        """Some of the rows, by their indices."""
+        every = (self.token_ids, self.mask, self.targets, self.log_probs, self.reference)
+        return Rollouts(*(tensor[i] for tensor in every))
+
+
+# ch07.ipynb, In [154]
+@torch.no_grad()
+def roll_out(policy: GPTModel, reference: GPTModel, prompts: Sequence[list[int]],
+             answers: Sequence[list[int]]) -> Rollouts:
+    """The rollouts of answers (ids) to prompts (ids), just given by the policy."""
+    device = next(policy.parameters()).device
+    rows = [answer_row(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    parts = [part.to(device) for part in instruction_batch(rows)]                        # (B, T) each
+    return Rollouts(*parts, answer_log_probs(policy, *parts), answer_log_probs(reference, *parts))
+
+
+# ch07.ipynb, In [155]
+def token_rewards(rollouts: Rollouts, rewards: Tensor, beta: float) -> Tensor:
+    """The rewards (B, T) of single tokens: each pays for its distance, the last gets the answer's (B,)."""
+    per_token = -beta * (rollouts.log_probs - rollouts.reference)                        # (B, T)
+    last = rollouts.mask.sum(dim=1) - 1                                                  # (B,)
+    per_token[torch.arange(len(last)), last] += rewards.to(per_token.device)
+    return per_token
+
+
+# ch07.ipynb, In [156]
+def expected_rewards(value_model: RewardModel, token_ids: Tensor, mask: Tensor) -> Tensor:
+    """What a value model expects (B, T) after each of the ids (B, T): the reward that is still to come."""
+    return value_model.scorer.head(value_model.scorer.gpt.hidden_states(token_ids, mask))[..., 0]
+
+
+# ch07.ipynb, In [157]
+def update_policy(policy: GPTModel, rollouts: Rollouts, loss_of: Callable[[Tensor, Tensor], Tensor],
+                  optimizer: torch.optim.Optimizer, n_epochs: int, batch_size: int, kl_limit: float,
+                  generator: torch.Generator) -> dict[str, float]:
+    """Steps on one round's rollouts: `loss_of(indices, log_probs)` is a batch's loss; in place.
+
+    Stops when a token's probability has moved by more than `kl_limit` nats in the mean. Raises
+    FloatingPointError for a loss that isn't a number. Returns the mean loss and the number of steps.
+    """
+    losses, parameters = [], [p for group in optimizer.param_groups for p in group["params"]]
+    for _ in range(n_epochs):
+        for i in torch.randperm(len(rollouts.mask), generator=generator).split(batch_size):
+            part = rollouts.part(i)
+            log_probs = answer_log_probs(policy, part.token_ids, part.mask, part.targets)        # (b, T)
+            drift = (log_probs.detach() - part.log_probs)[part.learned]
+            if losses and (drift.exp() - drift - 1).mean() > kl_limit:
+                return {"loss": sum(losses) / len(losses), "steps": len(losses)}
+            loss = loss_of(i, log_probs)
+            if not loss.isfinite():
+                raise FloatingPointError(f"the loss is {loss.item()}; lower the learning rate")
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+    return {"loss": sum(losses) / len(losses), "steps": len(losses)}
+
+
+# ch07.ipynb, In [158]
+def standardize(reward_model: RewardModel, rewards: Tensor) -> RewardModel:
+    """A copy that gives answers with the rewards (N,) new ones, of mean 0 and spread 1."""
+    model, spread = copy.deepcopy(reward_model), rewards.std().clamp(min=0.1).item()
+    with torch.no_grad():
+        model.scorer.head.weight /= spread
+        model.scorer.head.bias.copy_((model.scorer.head.bias - rewards.mean().item()) / spread)
+    return model
+
+
+# ch07.ipynb, In [159]
+def whiten(values: Tensor, learned: Tensor) -> Tensor:
+    """Values (B, T), shifted and scaled to mean 0 and spread 1 where `learned` is True."""
+    chosen = values[learned]
+    return (values - chosen.mean()) / (chosen.std() + 1e-8)
+
+
+# ch07.ipynb, In [160]
+def train_ppo(policy: GPTModel, reference: GPTModel, reward_model: RewardModel, tokenizer: Tokenizer,
+              prompts: Sequence[list[int]], n_rounds: int, per_round: int = 32, beta: float = 0.05,
+              lam: float = 0.95, learning_rate: float = 2e-4, n_epochs: int = 1, batch_size: int = 8,
+              kl_limit: float = 0.05, max_new_tokens: int = 64, seed: int = 0) -> Iterator[dict[str, float]]:
+    """Train a policy in place to please a reward model; yields each round's figures, means over its answers:
+    "reward" (of the reference's answers: 0, with spread 1), "kl" from the reference in nats, "value loss",
+    "loss", and the number of "steps". Raises ValueError for a reward model of another tokenizer.
+    """
+    reward_model.check_tokenizer(tokenizer_digest(tokenizer))
+    g, end = torch.Generator().manual_seed(seed), tokenizer.eot_token
+    usual = sample_answers(reference, prompts[:per_round], end, g, max_new_tokens)
+    judged = standardize(reward_model, score_answers(reward_model, prompts[:per_round], usual, end))
+    value_model = copy.deepcopy(judged).requires_grad_(True)
+    optimizer = configure_optimizer(nn.ModuleList([policy, value_model]), learning_rate, weight_decay=0.0)
+
+    def loss_of(rollouts: Rollouts, advantages: Tensor, returns: Tensor, i: Tensor,
+                log_probs: Tensor) -> Tensor:
+        part, learned = rollouts.part(i), rollouts.learned[i]
+        expected = expected_rewards(value_model, part.token_ids, part.mask)              # (b, T)
+        value_loss = (expected - returns[i])[learned].square().mean()
+        return ppo_loss(log_probs, part.log_probs, advantages[i], learned) + 0.5 * value_loss
+
+    for turn in range(n_rounds):
+        asked = [prompts[i % len(prompts)] for i in range(turn * per_round, (turn + 1) * per_round)]
+        answers = sample_answers(policy, asked, end, g, max_new_tokens)
+        rewards = score_answers(judged, asked, answers, end)                             # (B,)
+        rollouts = roll_out(policy, reference, asked, answers)
+        with torch.no_grad():
+            values = expected_rewards(value_model, rollouts.token_ids, rollouts.mask)    # (B, T)
+        learned, paid = rollouts.learned, token_rewards(rollouts, rewards, beta)         # (B, T) each
+        advantages, returns = generalized_advantages(paid, values, learned, lam)
+        loss = partial(loss_of, rollouts, whiten(advantages, learned), returns)
+        figures = update_policy(policy, rollouts, loss, optimizer, n_epochs, batch_size, kl_limit, g)
+        yield {"reward": rewards.mean().item(),
+               "kl": (rollouts.log_probs - rollouts.reference).sum(dim=1).mean().item(),
+               "value loss": (values - returns)[learned].square().mean().item(), **figures}
+
+
+# ch07.ipynb, In [165]
+def group_advantages(rewards: Tensor, scale: bool = True) -> Tensor:
+    """The advantages (G, K) of K answers to each of G requests (Shao et al., 2024); rows add up to 0.
+
+    `scale=False` leaves out the division by a group's spread (Liu et al., 2025). ValueError if K is below 2.
+    """
+    if rewards.shape[1] < 2:
+        raise ValueError(f"a group has {rewards.shape[1]} answer; compare at least two")
+    centered = rewards - rewards.mean(dim=1, keepdim=True)                               # (G, K)
+    return centered / (rewards.std(dim=1, keepdim=True) + 1e-4) if scale else centered
+
+
+# ch07.ipynb, In [168]
+def grpo_loss(log_probs: Tensor, old_log_probs: Tensor, reference: Tensor, advantages: Tensor,
+              learned: Tensor, clip: float = 0.2, beta: float = 0.04, per: str = "answer") -> Tensor:
+    """Group relative policy optimization (Shao et al., 2024), of answers with advantages (B,).
+
+    All else is (B, T), log-probabilities in nats; `learned` is True at the answers' tokens. Takes the mean
+    `per` "answer" and then over answers, or over all tokens at once ("token"). ValueError for another word.
+    """
+    if per not in ("answer", "token"):
+        raise ValueError(f"per is {per!r}; choose 'answer' or 'token'")
+    d = reference - log_probs                                                            # (B, T)
+    losses = beta * (d.exp() - d - 1) - clipped_gain(log_probs, old_log_probs, advantages[:, None], clip)
+    if per == "token":
+        return losses[learned].mean()
+    return ((losses * learned).sum(dim=1) / learned.sum(dim=1)).mean()
+
+
+# ch07.ipynb, In [170]
+def train_grpo(policy: GPTModel, reference: GPTModel, tokenizer: Tokenizer, records: Sequence[dict],
+               reward_of: Callable[[dict, str], float], n_rounds: int, n_groups: int = 8, group_size: int = 8,
+               beta: float = 0.04, scale: bool = True, per: str = "answer", learning_rate: float = 3e-4,
+               n_epochs: int = 1, batch_size: int = 32, kl_limit: float = 0.05, max_new_tokens: int = 64,
+               seed: int = 0) -> Iterator[dict[str, float]]:
+    """Train a policy in place on rewards of its own answers to records of instructions.
+
+    `reward_of(record, answer)` is a number; FloatingPointError if it isn't finite. Yields each round's
+    figures, means over its answers: "reward", "kl" from the reference in nats, "mixed" (the share of groups
+    with different rewards), "loss", and the number of "steps".
+    """
+    g, end = torch.Generator().manual_seed(seed), tokenizer.eot_token
+    optimizer = configure_optimizer(policy, learning_rate, weight_decay=0.0)
+
+    def loss_of(rollouts: Rollouts, advantages: Tensor, i: Tensor, log_probs: Tensor) -> Tensor:
+        part = rollouts.part(i)
+        return grpo_loss(log_probs, part.log_probs, part.reference, advantages[i].to(log_probs.device),
+                         part.learned, beta=beta, per=per)
+
+    for turn in range(n_rounds):
+        asked = [records[i % len(records)] for i in range(turn * n_groups, (turn + 1) * n_groups)]
+        asked = [record for record in asked for _ in range(group_size)]                  # (G * K)
+        prompts = [format_prompt(r["instruction"], r["input"], tokenizer) for r in asked]
+        answers = sample_answers(policy, prompts, end, g, max_new_tokens)
+        rewards = torch.tensor([reward_of(record, answer_text(answer, tokenizer))
+                                for record, answer in zip(asked, answers, strict=True)])
+        if not rewards.isfinite().all():
+            at = rewards.isfinite().int().argmin().item()
+            raise FloatingPointError(f"the reward of {answer_text(answers[at], tokenizer)!r:.60} is "
+                                     f"{rewards[at].item()}; mend the function that computes it")
+        advantages = group_advantages(rewards.view(n_groups, group_size), scale).flatten()       # (B,)
+        rollouts = roll_out(policy, reference, prompts, answers)
+        figures = update_policy(policy, rollouts, partial(loss_of, rollouts, advantages), optimizer, n_epochs,
+                                batch_size, kl_limit, g)
+        mixed = advantages.view(n_groups, group_size).abs().amax(dim=1) > 0              # (G,)
+        distance = (rollouts.log_probs - rollouts.reference).sum(dim=1).mean()
+        yield {"reward": rewards.mean().item(), "kl": distance.item(), "mixed": mixed.float().mean().item(),
+               **figures}
 # </generated>
 
 ROOT = next((p for p in Path(__file__).resolve().parents if (p / "course.py").exists()), None)
-if ROOT:
-    sys.path.insert(0, str(ROOT))                                 # for its data, its models, and GPT-2's vocabulary
-LIMIT = 72                                                        # tokens of an answer; those of the simple level have 64 at most
-Z = 1.96
+sys.path.insert(0, str(ROOT))                                     # for its data, its models, and GPT-2's vocabulary
+LIMIT = {"simple": 72, "full": 360}                               # tokens of an answer
+RECORDS = {"sft": 30_000, "reward": 2_000, "dpo": 2_000, "ppo": 640, "grpo": 240}
+CONVERSATIONS = 12_000
+RATES = {"sft": 2e-3, "reward": 1e-3, "dpo": 1e-4, "ppo": 2e-4, "grpo": 3e-4}
+EPOCHS = {"sft": 1, "reward": 1, "dpo": 3, "ppo": 1, "grpo": 1}
+BATCHES = {"sft": 8, "reward": 16, "dpo": 32, "ppo": 32, "grpo": 64}
+LEASHES = {"dpo": 0.1, "ppo": 0.05, "grpo": 0.04}
 
 
 def whole(text: str) -> int:
@@ -1402,140 +1861,51 @@ def positive(text: str) -> float:
     return value
 
 
+def shown(defaults: dict) -> str:
+    """Each method's default, for the help."""
+    return ", ".join(f"{method} {value:,}" for method, value in defaults.items())
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """The command line, with the method's defaults."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--method", choices=["sft", "dpo"], required=True, help="supervised finetuning, or direct preference optimization")
+    add("--method", choices=[*RECORDS], required=True, help="what to do: see above")
     add("--start", default="tales-small", metavar="NAME", help="the model to begin with: a bundled one, gpt2, or a folder")
-    add("--data", type=Path, metavar="FILE", help="instructions (sft) or preferences (dpo), .json or .jsonl (default: made here)")
-    add("--level", choices=["simple", "full"], default="simple", help="of the tales that are asked about (simple)")
-    add("--records", type=whole, metavar="N", help="how many instructions, or requests to answer twice (32,000; 1,000 for dpo)")
-    add("--epochs", type=whole, default=1, metavar="N", help="times through the data (1)")
-    add("--batch", type=whole, default=8, metavar="N", help="records in a step (8)")
-    add("--learning-rate", type=positive, metavar="R", help="at its peak (1.5e-3, for dpo 2e-4; a tenth for a large model)")
-    add("--beta", type=positive, default=0.1, metavar="R", help="dpo: the price of a nat of distance from the start (0.1)")
+    add("--data", type=Path, metavar="FILE", help="instructions (sft) or preferences (reward, dpo), .json or .jsonl")
+    add("--reward", type=Path, metavar="FOLDER", help="ppo: the reward model (runs/reward); others report its opinion")
+    add("--level", choices=[*LIMIT], default="simple", help="of the tales that are asked about (simple)")
+    add("--records", type=whole, metavar="N", help="how many instructions, pairs or requests (" + shown(RECORDS) + ")")
+    add("--conversations", type=int, default=CONVERSATIONS, metavar="N", help=f"sft: of several questions each ({CONVERSATIONS:,})")
+    add("--epochs", type=whole, metavar="N", help="times through the data (1; dpo 3)")
+    add("--batch", type=whole, metavar="N", help="records in a step, or answers in a round (" + shown(BATCHES) + ")")
+    add("--learning-rate", type=positive, metavar="R", help="at its peak, a tenth for a large model (" + shown(RATES) + ")")
+    add("--beta", type=positive, metavar="R", help="the price of a nat from the start (" + shown(LEASHES) + ")")
     add("--test-records", type=whole, default=120, metavar="N", help="held-out requests that are answered in the end (120)")
     add("--seed", type=int, default=1, metavar="N", help="of the data and of sampling (1)")
-    add("--out", type=Path, metavar="FOLDER", help="where the model goes (runs/sft or runs/dpo)")
-    return parser.parse_args(arguments)
+    add("--seeds", type=whole, default=1, metavar="N", help="run it N times, with this seed and those after it (1)")
+    add("--out", type=Path, metavar="FOLDER", help="where the model goes (runs/ and the method's name)")
+    o = parser.parse_args(arguments)
+    if not ROOT:
+        parser.error("the course's data folder isn't above this file, and its judge is needed; run it in the course's own folder")
+    if o.seeds > 1 and o.method in ("sft", "reward"):
+        parser.error("--seeds repeats dpo, ppo and grpo; train sft and reward once, or change --seed")
+    if o.data and o.method in ("ppo", "grpo"):
+        parser.error(f"{o.method} takes no --data: it learns from the model's own answers")
+    o.records, o.batch, o.epochs = (given or usual[o.method] for given, usual in (
+        (o.records, RECORDS), (o.batch, BATCHES), (o.epochs, EPOCHS)))
+    o.beta = o.beta or LEASHES.get(o.method)
+    o.out = o.out or ROOT / "runs" / o.method
+    if o.method == "ppo":
+        o.reward = o.reward or ROOT / "runs" / "reward"
+    return o
 
 
-def answer(model, tokenizer, requests: list[dict], batch_size: int = 40) -> list[str]:
-    """The model's greedy answers, in the order of the requests."""
-    prompts = [format_prompt(r["instruction"], r["input"], tokenizer) for r in requests]
-    model.eval()
-    answers: list[str] = []
-    for i in tqdm(range(0, len(prompts), batch_size), desc="answering", disable=None):
-        part = prompts[i:i + batch_size]
-        rows = generate_cached(model, part, LIMIT, tokenizer.eot_token)
-        answers += [as_text(row[len(prompt):], tokenizer) for row, prompt in zip(rows, part, strict=True)]
-    return answers
-
-
-def as_text(ids: list[int], tokenizer) -> str:
-    """An answer without its end token."""
-    return tokenizer.decode([i for i in ids if i != tokenizer.eot_token]).strip()
-
-
-def report(scores: dict[str, Tensor]) -> None:
-    """The mean true score of each model, with its 95 % interval; of two models also who wins how often."""
-    for name, s in scores.items():
-        say(f"{name:6s} true score {s.mean():.3f} +- {Z * s.std() / len(s) ** 0.5:.3f} on {len(s)} held-out requests")
-    before, after = scores.values()
-    results = (after > before).double() + 0.5 * (after == before).double()                  # (N,): 1, 1/2 or 0
-    say(f"wins {results.mean():.3f} +- {Z * results.std() / len(results) ** 0.5:.3f} of the comparisons, ties counted half; "
-        f"{int((after == before).sum())} ties")
-
-
-def held_out(o: argparse.Namespace) -> list[dict]:
-    """Requests in wordings that no training set has."""
+def requests_of(o: argparse.Namespace, n: int, seed: int, split: str = "train") -> list[dict]:
+    """Instructions about tales."""
     from data.instructions import make_instructions
-    return list(make_instructions(o.test_records, o.seed + 1, o.level, "held-out wordings"))
+    return list(tqdm(make_instructions(n, seed, o.level, split), total=n, desc="requests", disable=None))
 
-
-def true_scores(requests: list[dict], answers: list[str]) -> Tensor:
-    """The judge's scores (N,)."""
-    from data.instructions import judge
-    return torch.tensor([judge(r, text).score for r, text in zip(requests, answers, strict=True)], dtype=torch.float64)
-
-
-# ---------------------------------------------------------------- supervised finetuning
-
-def finetune(o: argparse.Namespace, model, tokenizer) -> list[dict]:
-    """Train on instructions in place; returns the curve."""
-    from data.instructions import make_instructions
-    from data.records import load_instructions
-    records = (load_instructions(o.data) if o.data else
-               list(tqdm(make_instructions(o.records, o.seed, o.level), total=o.records, desc="records", disable=None)))
-    data = InstructionDataset(records, tokenizer, model.config.context_length)
-    batches = InstructionBatches(data, o.batch)
-    n_steps = o.epochs * batches.per_epoch
-    optimizer = configure_optimizer(model, o.learning_rate)
-    steps = train(model, batches, optimizer, n_steps, lambda step: cosine_schedule(step, n_steps, o.learning_rate, 20),
-                  every=min(25, n_steps))
-    return watch(steps, n_steps)
-
-
-def watch(steps, n_steps: int) -> list[dict]:
-    """Follow a training to its end; returns what it yields as rows."""
-    curve = []
-    with tqdm(total=n_steps, unit=" steps", desc="training", disable=None) as bar:
-        for step, loss in steps:
-            curve.append({"step": step, "loss": round(loss, 4)})
-            bar.update(step - bar.n)
-            bar.set_postfix(loss=f"{loss:.3f}")
-    say(f"{n_steps:,} steps; loss {curve[0]['loss']:.3f} at first, {curve[-1]['loss']:.3f} in the end")
-    return curve
-
-
-# ---------------------------------------------------------------- direct preference optimization
-
-def own_pairs(o: argparse.Namespace, model, tokenizer) -> list[dict]:
-    """Two sampled answers to each request, and what the majority of the simulated annotators chose."""
-    from data.instructions import judge, make_instructions
-    from data.preferences import ANNOTATORS, majority, rubric_points, vote
-    requests = list(make_instructions(o.records, o.seed + 10, o.level))
-    prompts = [format_prompt(r["instruction"], r["input"], tokenizer) for r in requests]
-    g = torch.Generator().manual_seed(o.seed)
-    first, second = ([as_text(ids, tokenizer) for ids in sample_answers(model, prompts, tokenizer.eot_token, g, LIMIT)]
-                     for _ in range(2))
-    pairs = []
-    for i, (r, a, b) in enumerate(zip(requests, first, second, strict=True)):
-        if not a or not b or a == b:
-            continue
-        rng, points = Random(f"{o.seed} {i}"), tuple(rubric_points(judge(r, text)) for text in (a, b))
-        label = majority([vote(person, rng, (a, b), points) for person in ANNOTATORS])
-        if label != "tie":
-            chosen, rejected = (a, b) if label == "A" else (b, a)
-            prompt = "\n\n".join(filter(None, (r["instruction"], r["input"])))
-            pairs.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
-    say(f"{len(pairs):,} pairs with a majority, of {len(requests):,} requests that were answered twice")
-    return pairs
-
-
-def prefer(o: argparse.Namespace, model, tokenizer) -> list[dict]:
-    """Train on preferences in place; returns the curve."""
-    from data.records import load_preferences
-    pairs = load_preferences(o.data) if o.data else own_pairs(o, model, tokenizer)
-    data = PreferenceDataset(pairs, tokenizer, model.config.context_length)
-    reference = sequence_log_probs(model, data.chosen), sequence_log_probs(model, data.rejected)
-    n_steps = o.epochs * -(-len(data) // o.batch)
-    steps = train_dpo(model, data, reference, o.beta, n_epochs=o.epochs, learning_rate=o.learning_rate, batch_size=o.batch,
-                      seed=o.seed)
-    return watch(steps, n_steps)
-
-
-def distance(model, start, tokenizer, requests: list[dict], seed: int) -> float:
-    """The KL divergence from `start`, in nats an answer, estimated on the model's own sampled answers."""
-    prompts = [format_prompt(r["instruction"], r["input"], tokenizer) for r in requests]
-    g = torch.Generator().manual_seed(seed)
-    answers = sample_answers(model, prompts, tokenizer.eot_token, g, LIMIT)
-    rows = [(prompt + ids[:-1], [-100] * (len(prompt) - 1) + ids) for prompt, ids in zip(prompts, answers, strict=True)]
-    return (sequence_log_probs(model, rows) - sequence_log_probs(start, rows)).mean().item()
-
-
-# ---------------------------------------------------------------- the whole
 
 def say(text: str) -> None:
     """Print at once, above a progress bar."""
@@ -1543,38 +1913,204 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def run(o: argparse.Namespace) -> None:
-    """One stage: train, save, measure."""
+def watch(steps, n_steps: int) -> list[dict]:
+    """Follow a training, which yields (step, loss) or a round's figures, to its end; returns them as rows."""
+    curve = []
+    with tqdm(total=n_steps, desc="training", disable=None) as bar:
+        for i, row in enumerate(steps, 1):
+            row = row if isinstance(row, dict) else {"step": row[0], "loss": row[1]}
+            curve.append({key: round(value, 4) for key, value in ({"step": i} | row).items()})
+            bar.update(curve[-1]["step"] - bar.n)
+            bar.set_postfix(curve[-1])
+    name = "reward" if "reward" in curve[0] else "loss"
+    say(f"{n_steps:,} steps; {name} {curve[0][name]:.3f} at first, {curve[-1][name]:.3f} in the end")
+    return curve
+
+
+# ---------------------------------------------------------------- the methods: each trains in place and returns the curve
+
+def conversation_row(turns: list[dict], tokenizer) -> tuple[list[int], list[int]]:
+    """Ids and targets of a conversation, in which every answer is learned: exercise 7.1."""
+    ids, targets = [], []
+    for turn in turns:
+        prompt = format_prompt(turn["instruction"], turn["input"], tokenizer)
+        answer = [*tokenizer.encode_ordinary(turn["output"]), tokenizer.eot_token]
+        ids, targets = ids + prompt + answer, targets + [-100] * len(prompt) + answer
+    return ids[:-1], targets[1:]
+
+
+def finetune(o: argparse.Namespace, model, start, tokenizer) -> list[dict]:
+    """Supervised finetuning on instructions and, unless they come from a file, on conversations about tales."""
+    from data.instructions import make_conversations
+    from data.records import load_instructions
+    limit = model.config.context_length
+    data = InstructionDataset(load_instructions(o.data) if o.data else requests_of(o, o.records, o.seed), tokenizer, limit)
+    if not o.data and o.conversations:
+        made = tqdm(make_conversations(o.conversations, o.seed, o.level), total=o.conversations, desc="conversations", disable=None)
+        rows = [conversation_row(record["turns"], tokenizer) for record in made]
+        data.rows += [row for row in rows if len(row[0]) <= limit]
+    batches = InstructionBatches(data, o.batch, o.seed)
+    n_steps = o.epochs * batches.per_epoch
+    optimizer = configure_optimizer(model, o.learning_rate)
+    return watch(train(model, batches, optimizer, n_steps, lambda step: cosine_schedule(step, n_steps, o.learning_rate, 20),
+                       every=min(25, n_steps)), n_steps)
+
+
+def own_pairs(requests: list[dict], model, tokenizer, limit: int, seed: int) -> list[dict]:
+    """Two sampled answers to each request, and what the majority of the simulated annotators chose."""
+    from data.preferences import ask_annotators, majority, prompt_of
+    prompts = [format_prompt(r["instruction"], r["input"], tokenizer) for r in requests]
+    g = torch.Generator().manual_seed(seed)
+    first, second = ([answer_text(ids, tokenizer) for ids in sample_answers(model, prompts, tokenizer.eot_token, g, limit)]
+                     for _ in range(2))
+    pairs = []
+    for i, (r, a, b) in enumerate(zip(requests, first, second, strict=True)):
+        votes = ask_annotators(r, a, b, Random(f"{seed} {i}")) if a and b and a != b else {}
+        if (label := majority(list(votes.values()))) != "tie":
+            chosen, rejected = (a, b) if label == "A" else (b, a)
+            pairs.append({"prompt": prompt_of(r), "chosen": chosen, "rejected": rejected})
+    say(f"{len(pairs):,} pairs with a majority, of {len(requests):,} requests that were answered twice")
+    return pairs
+
+
+def prefer(o: argparse.Namespace, model, start, tokenizer) -> list[dict]:
+    """Direct preference optimization, on a file of preferences or on the model's own answers."""
+    from data.records import load_preferences
+    pairs = load_preferences(o.data) if o.data else own_pairs(requests_of(o, o.records, o.seed + 10), start, tokenizer,
+                                                              LIMIT[o.level], o.seed)
+    data = PreferenceDataset(pairs, tokenizer, model.config.context_length)
+    reference = sequence_log_probs(start, data.chosen), sequence_log_probs(start, data.rejected)
+    return watch(train_dpo(model, data, reference, o.beta, n_epochs=o.epochs, learning_rate=o.learning_rate, batch_size=o.batch,
+                           seed=o.seed), o.epochs * -(-len(data) // o.batch))
+
+
+def please(o: argparse.Namespace, model, start, tokenizer) -> list[dict]:
+    """Proximal policy optimization, towards a reward model."""
+    judge_model = load_reward_model(o.reward, tokenizer).to(next(model.parameters()).device)
+    requests = requests_of(o, o.records, o.seed + 20)
+    Random(o.seed).shuffle(requests)
+    prompts = [format_prompt(r["instruction"], r["input"], tokenizer) for r in requests]
+    n_rounds = o.epochs * -(-len(prompts) // o.batch)
+    return watch(train_ppo(model, start, judge_model, tokenizer, prompts, n_rounds, o.batch, o.beta, learning_rate=o.learning_rate,
+                           max_new_tokens=LIMIT[o.level], seed=o.seed), n_rounds)
+
+
+def check_answers(o: argparse.Namespace, model, start, tokenizer) -> list[dict]:
+    """Group relative policy optimization, on the part of the judgment that a program can check."""
+    from data.instructions import judge
+    requests, n_groups = requests_of(o, o.records, o.seed + 20), max(1, o.batch // 8)
+    Random(o.seed).shuffle(requests)
+    n_rounds = o.epochs * -(-len(requests) // n_groups)
+    return watch(train_grpo(model, start, tokenizer, requests, lambda r, text: judge(r, text).visible_score, n_rounds, n_groups,
+                            beta=o.beta, learning_rate=o.learning_rate, max_new_tokens=LIMIT[o.level], seed=o.seed), n_rounds)
+
+
+METHODS = {"sft": finetune, "dpo": prefer, "ppo": please, "grpo": check_answers}
+
+
+# ---------------------------------------------------------------- measuring
+
+def measure(o: argparse.Namespace, before, after, tokenizer, requests: list[dict]) -> dict:
+    """How both answer held-out requests: greedily, and drawn; how often the second wins, and how far it has gone."""
+    from data.instructions import judge
+    limit, rewards, result = LIMIT[o.level], None, {}
+    if o.reward and o.reward.exists():
+        rewards = load_reward_model(o.reward, tokenizer).to(next(after.parameters()).device)
+    scores = {}
+    for name, model in (("before", before), ("after", after)):
+        seen = examine(model, before, tokenizer, requests, lambda r, text: judge(r, text).score, limit, seed=o.seed + 30)
+        greedy = answers_of(model, tokenizer, requests, limit)
+        verdicts = [judge(r, text) for r, text in zip(requests, seen["texts"], strict=True)]
+        scores[name] = {"drawn": seen["scores"],
+                        "greedy": torch.tensor([judge(r, text).score for r, text in zip(requests, greedy, strict=True)])}
+        result[name] = {how: round(s.mean().item(), 4) for how, s in scores[name].items()} | {
+            "visible": round(sum(v.visible_score for v in verdicts) / len(verdicts), 4),
+            "held out": round(sum(v.held_out_score for v in verdicts) / len(verdicts), 4),
+            "distinct": round(seen["distinct"], 4), "kl": round(seen["kl"], 3)}
+        if rewards:
+            prompts = [format_prompt(r["instruction"], r["input"], tokenizer) for r in requests]
+            result[name]["reward"] = round(score_answers(rewards, prompts, seen["ids"], tokenizer.eot_token).mean().item(), 4)
+    for how in ("drawn", "greedy"):
+        pair = scores["before"][how], scores["after"][how]
+        result[f"wins {how}"], half_width = (round(x, 4) for x in win_rate(pair[1], pair[0]))
+        result[f"half width {how}"] = half_width
+        spreads = [1.96 * s.std().item() / len(s) ** 0.5 for s in pair]
+        say(f"{how:6s} true score before {pair[0].mean():.3f} +- {spreads[0]:.3f}, after {pair[1].mean():.3f} +- {spreads[1]:.3f}; "
+            f"wins {result[f'wins {how}']:.3f} +- {half_width:.3f} of the comparisons, ties counted half")
+    say(f"visible part {result['before']['visible']:.3f} -> {result['after']['visible']:.3f}, held-out part "
+        f"{result['before']['held out']:.3f} -> {result['after']['held out']:.3f}, {result['after']['kl']:.2f} nats an answer")
+    return result
+
+
+def compare(folder: Path, method: str, seed: int, result: dict) -> None:
+    """Put a run's results into the comparison beside its folder."""
+    path = folder / "comparison.json"
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    rows.setdefault(method, {})[str(seed)] = result
+    write_files(folder, {path.name: json.dumps(rows, indent=1) + "\n"})
+
+
+# ---------------------------------------------------------------- the whole
+
+def learn_rewards(o: argparse.Namespace, start, tokenizer, device: torch.device) -> None:
+    """A reward model from labeled pairs: train, save, measure."""
+    from data.preferences import make_preferences
+    from data.records import load_preferences
     begun = time.perf_counter()
+    pairs = load_preferences(o.data) if o.data else list(tqdm(make_preferences(o.records, o.seed, o.level), total=o.records,
+                                                              desc="pairs", disable=None))
+    data = PreferenceDataset(pairs, tokenizer, start.config.context_length)
+    model = RewardModel(copy.deepcopy(start).requires_grad_(True), tokenizer).to(device)
+    n_steps = o.epochs * -(-len(data) // o.batch)
+    curve = watch(train_reward_model(model, data, o.epochs, o.learning_rate, o.batch, seed=o.seed), n_steps)
+    minutes = (time.perf_counter() - begun) / 60
+    save_reward_model(o.out, model, tokenizer)
+    write_record(o, curve, minutes, device, {})
+    held_out = PreferenceDataset(list(make_preferences(300, o.seed + 1, o.level, "held-out wordings")), tokenizer)
+    chosen, rejected = (predict_rewards(model, rows) for rows in held_out.whole_rows())
+    say(f"right in {(chosen > rejected).double().mean():.3f} of {len(held_out)} held-out pairs")
+
+
+def write_record(o: argparse.Namespace, curve: list[dict], minutes: float, device: torch.device, result: dict) -> None:
+    """run.json: the settings, what it ran on, the curve, what was measured."""
+    settings = {k: v.as_posix() if isinstance(v, Path) else v for k, v in vars(o).items()}
+    settings |= {"minutes": round(minutes, 1), "device": device.type, "threads": torch.get_num_threads()}
+    write_files(o.out, {"run.json": json.dumps({"settings": settings, "result": result, "curve": curve}, indent=1) + "\n"})
+    say(f"{minutes:.1f} minutes; the model is in {o.out}")
+
+
+def run(o: argparse.Namespace) -> None:
+    """One stage: train, save, measure, once for each seed."""
     start, tokenizer = load_pretrained(o.start)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     start = start.to(device).requires_grad_(False).eval()
-    torch.manual_seed(o.seed)
-    model = copy.deepcopy(start).requires_grad_(True)
-    n = sum(p.numel() for p in model.parameters())
-    o.records = o.records or {"sft": 32_000, "dpo": 1_000}[o.method]
-    o.learning_rate = o.learning_rate or {"sft": 1.5e-3, "dpo": 2e-4}[o.method] / (10 if n > 50e6 else 1)
+    n = sum(p.numel() for p in start.parameters())
+    o.learning_rate = o.learning_rate or RATES[o.method] / (10 if n > 50e6 else 1)
     say(f"{o.method} of {o.start}: {n:,} parameters, on {device.type}")
-    curve = (finetune if o.method == "sft" else prefer)(o, model, tokenizer)
-    minutes = (time.perf_counter() - begun) / 60
-    out = o.out or (ROOT or Path.cwd()) / "runs" / o.method
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(o).items()} | {"minutes": round(minutes, 1)}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(out, model, tokenizer)
-    write_files(out, {"run.json": json.dumps({"settings": settings, "curve": curve}, indent=1) + "\n"})
-    say(f"{minutes:.1f} minutes; the model is in {out}")
-    if ROOT:
-        requests = held_out(o)
-        report({name: true_scores(requests, answer(m, tokenizer, requests)) for name, m in (("before", start), ("after", model))})
-        say(f"distance from the start: {distance(model, start, tokenizer, requests, o.seed):.2f} nats an answer")
+    o.out.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(o.seed)
+    if o.method == "reward":
+        learn_rewards(o, start, tokenizer, device)
+        return
+    requests = requests_of(o, o.test_records, 2, "held-out wordings")
+    for seed in range(o.seed, o.seed + o.seeds):
+        out = o.out if o.seeds == 1 else o.out.with_name(f"{o.out.name}-{seed}")
+        this = argparse.Namespace(**vars(o) | {"seed": seed, "out": out})
+        torch.manual_seed(seed)
+        model, begun = copy.deepcopy(start).requires_grad_(True), time.perf_counter()
+        curve = METHODS[o.method](this, model, start, tokenizer)
+        minutes = (time.perf_counter() - begun) / 60
+        save_checkpoint(this.out, model, tokenizer)
+        result = measure(this, start, model, tokenizer, requests) | {"minutes": round(minutes, 1)}
+        write_record(this, curve, minutes, device, result)
+        compare(o.out.parent, o.method, seed, result)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The whole script; returns an exit status."""
     options = parse(arguments)
-    if ROOT:
-        import course
-        course.setup()                                            # points tiktoken at the vocabulary that the course brings
+    import course
+    course.setup()                                                # points tiktoken at the vocabulary that the course brings
     try:
         run(options)
         return 0

@@ -7,7 +7,9 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 
@@ -829,6 +831,34 @@ def generate_cached(model: GPTModel, prompts: Sequence[Sequence[int]], max_new_t
     return rows
 
 
+# ch05.ipynb, In [123]
+@contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """A new folder to write into, which takes the place of `folder` once all of it is written, or vanishes.
+
+    Raises ValueError, what was there intact, when the disk doesn't take it.
+    """
+    folder = Path(folder)
+    temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in temporary.iterdir():
+            with open(path, "rb+") as stream:
+                os.fsync(stream.fileno())                                      # on the disk, not in its queue
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(temporary, folder)
+    except (OSError, SafetensorError) as error:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        raise ValueError(f"could not write {str(folder)!r} ({error}); make room, or choose another folder; "
+                         "what was there before is intact") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
 # ch05.ipynb, In [127]
 def gpt2_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     """Our parameter names, each with GPT-2's name for it and whether the file stores it transposed."""
@@ -844,6 +874,17 @@ def gpt2_names(config: GPTConfig) -> dict[str, tuple[str, bool]]:
     names |= {f"final_norm.{kind}": (f"ln_f.{kind}", False) for kind in ("weight", "bias")}
     names = {ours: (f"transformer.{theirs}", transposed) for ours, (theirs, transposed) in names.items()}
     return names | ({} if config.tie_head else {"head.weight": ("lm_head.weight", False)})
+
+
+# ch05.ipynb, In [129]
+def gpt2_config(config: GPTConfig, end_id: int | None = None, pad_id: int | None = None) -> dict:
+    """`config.json` as `transformers` writes it for GPT-2."""
+    return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": config.vocab_size,
+            "n_positions": config.context_length, "n_embd": config.n_channels, "n_head": config.n_heads,
+            "n_layer": config.n_layers, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
+            "attn_pdrop": config.dropout, "embd_pdrop": config.dropout, "resid_pdrop": config.dropout,
+            "tie_word_embeddings": config.tie_head, "bos_token_id": end_id, "eos_token_id": end_id,
+            "pad_token_id": pad_id, "dtype": "float32"}
 
 
 # ch05.ipynb, In [130]
@@ -879,6 +920,39 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, context_length: int) -> N
         tokenizer = from_tiktoken(tokenizer)
     chat = {"chat_template": CHAT_TEMPLATE} if "<|assistant|>" in tokenizer.special_tokens else {}
     tokenizer.save(folder, **chat, model_max_length=context_length)
+
+
+# ch05.ipynb, In [135]
+def save_checkpoint(folder: str | Path, model: GPTModel, tokenizer: Tokenizer | None = None,
+                    training: dict | None = None, dtype: torch.dtype = torch.float32) -> None:
+    """Write `folder`, whole or not at all: weights and settings as `transformers` reads them, the tokenizer,
+    and, to go on later, the state of `training`. Raises ValueError, what was there intact, if that fails.
+    """
+    with whole_folder(folder) as temporary:
+        special = {"<|endoftext|>": tokenizer.eot_token} if tokenizer else {}
+        special |= getattr(tokenizer, "special_tokens", {})
+        config = gpt2_config(model.config, special.get("<|endoftext|>"), special.get("<|pad|>"))
+        write_files(temporary, {"config.json": json.dumps(config, indent=1) + "\n"})
+        weights = model.state_dict()
+        named = {theirs: (weights[ours].T if transposed else weights[ours]).to(dtype).contiguous().cpu()
+                 for ours, (theirs, transposed) in gpt2_names(model.config).items()}
+        save_file(named, temporary / "model.safetensors", metadata={"format": "pt"})
+        if tokenizer:
+            save_tokenizer(temporary, tokenizer, model.config.context_length)
+        if training is not None:
+            save_training(temporary / "training.pt", training)
+        digests = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
+        write_files(temporary, {"checkpoint.json": json.dumps({"sha256": digests}, indent=1) + "\n"})
+
+
+# ch05.ipynb, In [136]
+def save_training(path: Path, training: dict) -> None:
+    """Write a state of training. Raises OSError if the disk doesn't take it."""
+    with open(path, "wb") as stream:
+        try:
+            torch.save(training, stream)
+        except RuntimeError as error:                                        # PyTorch's word for a full disk
+            raise error.__context__ or error from None
 
 
 # ch05.ipynb, In [139]

@@ -14,7 +14,7 @@ def overview():
              ("answers", "orange", "Who is the hero?", "The hero is Kate."),
              ("knows what people\nprefer", "green", "A or B?", "A: 0.9   B: 0.1"),
              ("answers as people\nprefer", "purple", "Who is the hero?", "The hero is Kate.\n(not: Find it yourself!)"))
-    steps = ("32,000 instructions\nwith answers", "pairs of answers,\none preferred", "the same pairs,\na leash to the copy")
+    steps = ("30,000 instructions\nwith answers", "pairs of answers,\none preferred", "the same pairs,\na leash to the copy")
     for i, (name, color, asked, said) in enumerate(boxes):
         x = 20 + i * 213
         f.box(x, 70, 180, 62, name, color=color, bold=True)
@@ -162,4 +162,28 @@ def dpo_four():
     f.text(467, 24, "log ratios", size=13, color=MUTED)
     f.text(620, 192, "β = 0.5", size=13, color=MUTED)
     f.text(754, 192, "the loss", size=14)
+    return f
+
+
+# ---------------------------------------------------------------- 7.8 PPO
+
+@figure("ppo-round")
+def ppo_round():
+    f = Figure(860, 320)
+    f.box(20, 110, 150, 74, "policy\nanswers\n32 requests", color="blue", size=14)
+    middle = ((30, "reward model", "one number, at the end", "green"), (124, "reference, frozen", "a price for each token", "gray"),
+              (218, "value model", "what was to be expected", "orange"))
+    for y, name, says, color in middle:
+        f.arrow(174, 147, 236, y + 33)
+        f.box(240, y, 206, 66, f"{name}\n{says}", color=color, size=14)
+    f.line(450, 63, 478, 63, 478, 157, 450, 157)
+    f.text(530, 92, "what came", size=14)
+    f.arrow(478, 110, 560, 132)
+    f.arrow(450, 251, 560, 162)
+    f.text(540, 226, "what was\nexpected", size=14)
+    f.box(564, 112, 120, 70, "advantage\nof each token", color="purple", size=14)
+    f.arrow(688, 147, 716, 147)
+    f.box(720, 112, 124, 70, "four small,\nclipped steps", color="blue", size=14)
+    f.arrow(782, 186, 782, 304, 95, 304, 95, 188, color=MUTED)
+    f.text(620, 290, "the next round", size=13, color=MUTED)
     return f
