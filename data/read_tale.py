@@ -97,7 +97,7 @@ def read_kind(tale: Tale) -> None:
     traits = Counter()
     for i, sentence in enumerate(tale.sentences):
         words = sentence.words
-        for word in {word for word, after in pairwise(words) if word in tale.known.traits and after != "of"}:
+        for word in dict.fromkeys(word for word, after in pairwise(words) if word in tale.known.traits and after != "of"):
             before = words[:words.index(word)][-3:]
             if "it" not in before:                                         # "it was so quiet": nobody's trait
                 of_somebody = before[-1:] and before[-1] in cues.BE | cues.DEGREES
