@@ -567,12 +567,14 @@ def converse(seed: str, level: str, most: int) -> list[dict]:
     except Unsuitable:
         return turns
     for family in sorted(ABOUT, key=lambda _: rng.random()):
+        if len(turns) == most:
+            break
         maker = Interviewer(plan, rng, text)
         try:
             task = task_of(maker, family)
         except Unsuitable:
             continue
-        if maker.plan == plan and len(turns) < most:        # "ending" may have drawn another one than the text has
+        if maker.plan == plan:                              # "ending" may have drawn another one than the text has
             turn = record_of(maker, family, task, wordings()[family]["train"])
             turns.append(turn | {"input": "" if turns else text})
     return turns

@@ -19,7 +19,7 @@ import course  # noqa: E402
 
 course.setup("ch07/01_main-chapter-code")
 import torch  # noqa: E402
-from gpt_human_feedback import answers_of, load_pretrained, save_checkpoint, write_files  # noqa: E402
+from gpt_human_feedback import LIMIT, answers_of, load_pretrained, save_checkpoint, write_files  # noqa: E402
 
 from data.instructions import judge, make_instructions  # noqa: E402
 
@@ -72,10 +72,10 @@ when several occur. It isn't a product; it is what this course's reader can make
 """
 
 
-def scores_of(model, tokenizer) -> tuple[dict[str, torch.Tensor], list[dict], list[str]]:
+def scores_of(model, tokenizer, level: str) -> tuple[dict[str, torch.Tensor], list[dict], list[str]]:
     """The judge's scores (N,) of each split, and the requests and answers of the first."""
-    asked = {split: list(make_instructions(N, 5, "simple", split)) for split in SPLITS}
-    answers = {split: answers_of(model, tokenizer, requests, 72) for split, requests in asked.items()}
+    asked = {split: list(make_instructions(N, 5, level, split)) for split in SPLITS}
+    answers = {split: answers_of(model, tokenizer, requests, LIMIT[level]) for split, requests in asked.items()}
     scores = {split: torch.tensor([judge(r, text).score for r, text in zip(asked[split], answers[split], strict=True)])
               for split in SPLITS}
     return scores, asked[SPLITS[0]], answers[SPLITS[0]]
@@ -87,13 +87,10 @@ def row(scores: dict[str, torch.Tensor]) -> list[float]:
 
 
 def command_of(o: dict, run: Path) -> str:
-    """The script's arguments that make this run again."""
-    named = {"method": o["method"], "start": o["start"], "records": o["records"]}
-    if o["method"] == "sft":
-        named["conversations"] = o["conversations"]
-    if o["method"] == "ppo":
-        named["reward"] = o["reward"]
-    return " ".join(f"--{name} {value}" for name, value in {**named, "seed": o["seed"], "out": run.as_posix()}.items())
+    """The script's arguments that make this run again, whatever its defaults may become."""
+    names = ["method", "start", "level", "records", *(["conversations"] if o["method"] == "sft" else ["beta"]), "epochs", "batch",
+             "learning_rate", *(["reward"] if o["method"] == "ppo" else []), "seed"]
+    return " ".join(f"--{name.replace('_', '-')} {o[name]}" for name in names) + f" --out {run.as_posix()}"
 
 
 def main(run: Path, target: Path) -> None:
@@ -106,8 +103,8 @@ def main(run: Path, target: Path) -> None:
     model, tokenizer = load_pretrained(run)
     save_checkpoint(target, model, tokenizer, dtype=torch.float16)
     model, tokenizer = load_pretrained(target)                     # as it is bundled
-    before, _, _ = scores_of(*load_pretrained(o["start"]))
-    after, asked, answers = scores_of(model, tokenizer)
+    before, _, _ = scores_of(*load_pretrained(o["start"]), o["level"])
+    after, asked, answers = scores_of(model, tokenizer, o["level"])
     by_family = defaultdict(list)
     for r, score in zip(asked, after[SPLITS[0]].tolist(), strict=True):
         by_family[r["family"]].append(score)

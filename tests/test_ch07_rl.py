@@ -163,6 +163,15 @@ def test_grpo_learns_to_say_what_is_rewarded(model):
     assert same(reference, model) and not same(policy, model)
 
 
+def test_a_group_of_equal_rewards_is_not_mixed(model):
+    def rounds(reward_of, **settings):
+        return next(ch07.train_grpo(copy.deepcopy(model), model, TOKENIZER, RECORDS, reward_of, 1, 4, max_new_tokens=4, **settings))
+
+    assert rounds(lambda record, text: 0.9439, group_size=7)["mixed"] == 0              # whose mean in floats is another number
+    drawn = iter(range(28))
+    assert rounds(lambda record, text: float(next(drawn)), group_size=7)["mixed"] == 1
+
+
 def test_ppo_moves_the_policy_and_nothing_else(model):
     torch.manual_seed(1)
     policy, reference = copy.deepcopy(model), copy.deepcopy(model)

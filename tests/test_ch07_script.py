@@ -121,8 +121,9 @@ def test_grpo(tmp_path, tiny):
     assert len(record["curve"]) == 2 and 0 <= record["curve"][0]["reward"] <= 1
 
 
-def test_ppo_without_a_reward_model(tmp_path, tiny, capsys):
-    arguments = ["--method", "ppo", "--start", tiny, "--reward", tmp_path / "none", "--records", 4, "--out", tmp_path / "out"]
+@pytest.mark.parametrize("method", ["ppo", "grpo", "dpo"])
+def test_a_reward_model_that_is_not_there(tmp_path, tiny, capsys, method):
+    arguments = ["--method", method, "--start", tiny, "--reward", tmp_path / "none", "--records", 4, "--out", tmp_path / "out"]
     said = refused(capsys, *arguments)
     assert "no reward model in" in said and not list(tmp_path.iterdir())
 

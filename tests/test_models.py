@@ -1,13 +1,14 @@
 """The bundled models: small, in half precision, readable by us and by transformers alike, and as good as their cards say."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 
-from tests.support import ROOT, chapter
+from tests.support import ROOT, chapter, program
 
 MODELS = sorted(p.parent for p in (ROOT / "models").glob("*/model.safetensors"))
 ch05, ch07 = chapter("ch05"), chapter("ch07")
@@ -119,3 +120,24 @@ def test_it_answers_as_well_as_its_card_says(answerer):
     texts = ch07.answers_of(model, tokenizer, asked, 72)
     scores = [judge(r, text).score for r, text in zip(asked, texts, strict=True)]
     assert abs(np.mean(scores) - mean) < 2 * (half + 1.96 * np.std(scores) / len(scores) ** 0.5)   # four standard errors
+
+
+# ----------------------------------------------------------------------------------------------------- the program that bundles
+
+def test_the_cards_command_makes_the_run_again():
+    bundle = program("models/bundle_answers.py")
+    script = chapter("ch07", "gpt_human_feedback")
+    for arguments in (["--method", "sft", "--conversations", "7"], ["--method", "grpo", "--beta", "0.3", "--level", "full"],
+                      ["--method", "ppo", "--learning-rate", "0.01", "--reward", "runs/other"]):
+        run = vars(script.parse([*arguments, "--start", "models/tales-sft"]))
+        run["learning_rate"] = run["learning_rate"] or 0.5
+        again = vars(script.parse(bundle.command_of(run, Path("runs/x")).split()))
+        assert again | {"out": None} == run | {"out": None}
+
+
+@pytest.mark.parametrize("settings", [{"method": "reward", "data": None}, {"method": "sft", "data": "mine.json"}])
+def test_what_a_card_cannot_describe_is_not_bundled(tmp_path, settings):
+    (tmp_path / "run.json").write_text(json.dumps({"settings": settings}), encoding="utf-8")
+    with pytest.raises(SystemExit, match="bundle a model that answers"):
+        program("models/bundle_answers.py").main(tmp_path, tmp_path / "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]

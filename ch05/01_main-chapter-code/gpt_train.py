@@ -1252,6 +1252,18 @@ def check_options(options: argparse.Namespace, world: int) -> None:
 
 # ---------------------------------------------------------------- processes and data
 
+def meeting_place() -> dist.Store | None:
+    """Where the processes find each other's addresses, under names of its own for every attempt; None leaves it to PyTorch.
+
+    torchrun keeps one store over its restarts, with the addresses of the attempt before still in it, and one that reads those is
+    refused (github.com/pytorch/pytorch/issues/135712). Restarts are counted on each machine, so this works on one only.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or os.environ["GROUP_WORLD_SIZE"] != "1":
+        return None
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    return dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+
+
 def join_processes(options: argparse.Namespace) -> tuple[int, int, torch.device]:
     """This process's number, how many there are, and its device; alone it is process 0 of 1."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
@@ -1262,7 +1274,8 @@ def join_processes(options: argparse.Namespace) -> tuple[int, int, torch.device]
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=meeting_place(),
+                            rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))
     return dist.get_rank(), dist.get_world_size(), device
 
 
@@ -1582,5 +1595,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 2
 
 
+def leave(status: int) -> None:
+    """End this process. One of several leaves without Python's tidying up: caches of FSDP's keep gloo's threads alive after the
+    process group is gone, and now and then they abort a run that has finished."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if "RANK" in os.environ:
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -945,11 +945,12 @@ def train_grpo(policy: GPTModel, reference: GPTModel, tokenizer: Tokenizer, reco
             at = rewards.isfinite().int().argmin().item()
             raise FloatingPointError(f"the reward of {answer_text(answers[at], tokenizer)!r:.60} is "
                                      f"{rewards[at].item()}; mend the function that computes it")
-        advantages = group_advantages(rewards.view(n_groups, group_size), scale).flatten()       # (B,)
+        grouped = rewards.view(n_groups, group_size)                                     # (G, K)
+        advantages = group_advantages(grouped, scale).flatten()                          # (B,)
         rollouts = roll_out(policy, reference, prompts, answers)
         figures = update_policy(policy, rollouts, partial(loss_of, rollouts, advantages), optimizer, n_epochs,
                                 batch_size, kl_limit, g)
-        mixed = advantages.view(n_groups, group_size).abs().amax(dim=1) > 0              # (G,)
+        mixed = grouped.amax(dim=1) > grouped.amin(dim=1)                                # (G,)
         distance = (rollouts.log_probs - rollouts.reference).sum(dim=1).mean()
         yield {"reward": rewards.mean().item(), "kl": distance.item(), "mixed": mixed.float().mean().item(),
                **figures}

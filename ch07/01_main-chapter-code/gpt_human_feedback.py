@@ -1822,11 +1822,12 @@ def train_grpo(policy: GPTModel, reference: GPTModel, tokenizer: Tokenizer, reco
             at = rewards.isfinite().int().argmin().item()
             raise FloatingPointError(f"the reward of {answer_text(answers[at], tokenizer)!r:.60} is "
                                      f"{rewards[at].item()}; mend the function that computes it")
-        advantages = group_advantages(rewards.view(n_groups, group_size), scale).flatten()       # (B,)
+        grouped = rewards.view(n_groups, group_size)                                     # (G, K)
+        advantages = group_advantages(grouped, scale).flatten()                          # (B,)
         rollouts = roll_out(policy, reference, prompts, answers)
         figures = update_policy(policy, rollouts, partial(loss_of, rollouts, advantages), optimizer, n_epochs,
                                 batch_size, kl_limit, g)
-        mixed = advantages.view(n_groups, group_size).abs().amax(dim=1) > 0              # (G,)
+        mixed = grouped.amax(dim=1) > grouped.amin(dim=1)                                # (G,)
         distance = (rollouts.log_probs - rollouts.reference).sum(dim=1).mean()
         yield {"reward": rewards.mean().item(), "kl": distance.item(), "mixed": mixed.float().mean().item(),
                **figures}
@@ -1873,7 +1874,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--method", choices=[*RECORDS], required=True, help="what to do: see above")
     add("--start", default="tales-small", metavar="NAME", help="the model to begin with: a bundled one, gpt2, or a folder")
     add("--data", type=Path, metavar="FILE", help="instructions (sft) or preferences (reward, dpo), .json or .jsonl")
-    add("--reward", type=Path, metavar="FOLDER", help="ppo: the reward model (runs/reward); others report its opinion")
+    add("--reward", type=Path, metavar="FOLDER", help="a reward model: ppo learns from it (runs/reward), others report its opinion")
     add("--level", choices=[*LIMIT], default="simple", help="of the tales that are asked about (simple)")
     add("--records", type=whole, metavar="N", help="how many instructions, pairs or requests (" + shown(RECORDS) + ")")
     add("--conversations", type=int, default=CONVERSATIONS, metavar="N", help=f"sft: of several questions each ({CONVERSATIONS:,})")
@@ -1927,7 +1928,8 @@ def watch(steps, n_steps: int) -> list[dict]:
     return curve
 
 
-# ---------------------------------------------------------------- the methods: each trains in place and returns the curve
+# ---------------------------------------------------------------- the methods
+# each trains in place and returns the curve, and each gets the same, whether it needs the start or a reward model or not
 
 def conversation_row(turns: list[dict], tokenizer) -> tuple[list[int], list[int]]:
     """Ids and targets of a conversation, in which every answer is learned: exercise 7.1."""
@@ -1939,7 +1941,7 @@ def conversation_row(turns: list[dict], tokenizer) -> tuple[list[int], list[int]
     return ids[:-1], targets[1:]
 
 
-def finetune(o: argparse.Namespace, model, start, tokenizer) -> list[dict]:
+def finetune(o: argparse.Namespace, model, start, tokenizer, reward_model) -> list[dict]:
     """Supervised finetuning on instructions and, unless they come from a file, on conversations about tales."""
     from data.instructions import make_conversations
     from data.records import load_instructions
@@ -1973,7 +1975,7 @@ def own_pairs(requests: list[dict], model, tokenizer, limit: int, seed: int) -> 
     return pairs
 
 
-def prefer(o: argparse.Namespace, model, start, tokenizer) -> list[dict]:
+def prefer(o: argparse.Namespace, model, start, tokenizer, reward_model) -> list[dict]:
     """Direct preference optimization, on a file of preferences or on the model's own answers."""
     from data.records import load_preferences
     pairs = load_preferences(o.data) if o.data else own_pairs(requests_of(o, o.records, o.seed + 10), start, tokenizer,
@@ -1984,18 +1986,17 @@ def prefer(o: argparse.Namespace, model, start, tokenizer) -> list[dict]:
                            seed=o.seed), o.epochs * -(-len(data) // o.batch))
 
 
-def please(o: argparse.Namespace, model, start, tokenizer) -> list[dict]:
+def please(o: argparse.Namespace, model, start, tokenizer, reward_model) -> list[dict]:
     """Proximal policy optimization, towards a reward model."""
-    judge_model = load_reward_model(o.reward, tokenizer).to(next(model.parameters()).device)
     requests = requests_of(o, o.records, o.seed + 20)
     Random(o.seed).shuffle(requests)
     prompts = [format_prompt(r["instruction"], r["input"], tokenizer) for r in requests]
     n_rounds = o.epochs * -(-len(prompts) // o.batch)
-    return watch(train_ppo(model, start, judge_model, tokenizer, prompts, n_rounds, o.batch, o.beta, learning_rate=o.learning_rate,
+    return watch(train_ppo(model, start, reward_model, tokenizer, prompts, n_rounds, o.batch, o.beta, learning_rate=o.learning_rate,
                            max_new_tokens=LIMIT[o.level], seed=o.seed), n_rounds)
 
 
-def check_answers(o: argparse.Namespace, model, start, tokenizer) -> list[dict]:
+def check_answers(o: argparse.Namespace, model, start, tokenizer, reward_model) -> list[dict]:
     """Group relative policy optimization, on the part of the judgment that a program can check."""
     from data.instructions import judge
     requests, n_groups = requests_of(o, o.records, o.seed + 20), max(1, o.batch // 8)
@@ -2010,13 +2011,10 @@ METHODS = {"sft": finetune, "dpo": prefer, "ppo": please, "grpo": check_answers}
 
 # ---------------------------------------------------------------- measuring
 
-def measure(o: argparse.Namespace, before, after, tokenizer, requests: list[dict]) -> dict:
+def measure(o: argparse.Namespace, before, after, tokenizer, reward_model, requests: list[dict]) -> dict:
     """How both answer held-out requests: greedily, and drawn; how often the second wins, and how far it has gone."""
     from data.instructions import judge
-    limit, rewards, result = LIMIT[o.level], None, {}
-    if o.reward and o.reward.exists():
-        rewards = load_reward_model(o.reward, tokenizer).to(next(after.parameters()).device)
-    scores = {}
+    limit, result, scores = LIMIT[o.level], {}, {}
     for name, model in (("before", before), ("after", after)):
         seen = examine(model, before, tokenizer, requests, lambda r, text: judge(r, text).score, limit, seed=o.seed + 30)
         greedy = answers_of(model, tokenizer, requests, limit)
@@ -2027,9 +2025,9 @@ def measure(o: argparse.Namespace, before, after, tokenizer, requests: list[dict
             "visible": round(sum(v.visible_score for v in verdicts) / len(verdicts), 4),
             "held out": round(sum(v.held_out_score for v in verdicts) / len(verdicts), 4),
             "distinct": round(seen["distinct"], 4), "kl": round(seen["kl"], 3)}
-        if rewards:
+        if reward_model:
             prompts = [format_prompt(r["instruction"], r["input"], tokenizer) for r in requests]
-            result[name]["reward"] = round(score_answers(rewards, prompts, seen["ids"], tokenizer.eot_token).mean().item(), 4)
+            result[name]["reward"] = round(score_answers(reward_model, prompts, seen["ids"], tokenizer.eot_token).mean().item(), 4)
     for how in ("drawn", "greedy"):
         pair = scores["before"][how], scores["after"][how]
         result[f"wins {how}"], half_width = (round(x, 4) for x in win_rate(pair[1], pair[0]))
@@ -2087,21 +2085,21 @@ def run(o: argparse.Namespace) -> None:
     n = sum(p.numel() for p in start.parameters())
     o.learning_rate = o.learning_rate or RATES[o.method] / (10 if n > 50e6 else 1)
     say(f"{o.method} of {o.start}: {n:,} parameters, on {device.type}")
-    o.out.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(o.seed)
     if o.method == "reward":
         learn_rewards(o, start, tokenizer, device)
         return
+    reward_model = load_reward_model(o.reward, tokenizer).to(device) if o.reward else None
     requests = requests_of(o, o.test_records, 2, "held-out wordings")
     for seed in range(o.seed, o.seed + o.seeds):
         out = o.out if o.seeds == 1 else o.out.with_name(f"{o.out.name}-{seed}")
         this = argparse.Namespace(**vars(o) | {"seed": seed, "out": out})
         torch.manual_seed(seed)
         model, begun = copy.deepcopy(start).requires_grad_(True), time.perf_counter()
-        curve = METHODS[o.method](this, model, start, tokenizer)
+        curve = METHODS[o.method](this, model, start, tokenizer, reward_model)
         minutes = (time.perf_counter() - begun) / 60
         save_checkpoint(this.out, model, tokenizer)
-        result = measure(this, start, model, tokenizer, requests) | {"minutes": round(minutes, 1)}
+        result = measure(this, start, model, tokenizer, reward_model, requests) | {"minutes": round(minutes, 1)}
         write_record(this, curve, minutes, device, result)
         compare(o.out.parent, o.method, seed, result)
 

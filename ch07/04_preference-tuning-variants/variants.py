@@ -1,4 +1,4 @@
-"""Eight ways to use the same preferences, side by side: DPO, IPO, KTO, ORPO, SimPO, rejection sampling, best of n, and none.
+"""Seven ways to use the same preferences, side by side: DPO, IPO, KTO, ORPO, SimPO, rejection sampling, best of n; and none.
 
     python variants.py                       about a quarter of an hour on one slow core; writes results.json beside this file
     python variants.py --requests 60 --out /tmp/small.json
