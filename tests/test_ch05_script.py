@@ -99,6 +99,22 @@ def test_a_killed_worker_restarts_from_the_last_checkpoint_and_loses_nothing(run
 
 
 @linux
+def test_each_attempt_meets_under_names_of_its_own(gpt_train, monkeypatch):
+    """torchrun's store outlives a killed attempt; what that one wrote there must not be read by the next."""
+    kept = gpt_train.dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    places = []
+    for attempt in "01":
+        for name, value in {"TORCHELASTIC_USE_AGENT_STORE": "True", "GROUP_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
+                            "MASTER_PORT": str(kept.port), "TORCHELASTIC_RESTART_COUNT": attempt}.items():
+            monkeypatch.setenv(name, value)
+        places += [gpt_train.meeting_place(), gpt_train.meeting_place()]
+    places[0].set("address", "dead")
+    assert places[1].check(["address"]) and not places[2].check(["address"]) and not places[3].check(["address"])
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    assert gpt_train.meeting_place() is None                                 # several machines count their restarts apart
+
+
+@linux
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(runs, tmp_path, text, gpt_train):
     shutil.copytree(runs / "fsdp" / "step-00000040", tmp_path / "moved" / "step-00000040")

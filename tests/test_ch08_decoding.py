@@ -181,6 +181,8 @@ def test_drafts_need_one_vocabulary():
         ch08.speculative_decode(tiny(), tiny(vocab_size=7), [1], 4)
     with pytest.raises(ValueError, match="the prompt holds the id 9"):
         ch08.speculative_decode(tiny(), tiny(), [9], 4)
+    with pytest.raises(ValueError, match="temperature is -1"):
+        ch08.speculative_decode(tiny(), tiny(), [1], 4, temperature=-1)
 
 
 # ------------------------------------------------------------- forms
@@ -197,7 +199,8 @@ def written(pattern, seed, n=200):
 SCHEMAS = [{"enum": ["yes", "no", 3, None, {"a": [1]}]}, {"type": "integer"}, {"type": "boolean"}, {"type": "null"},
            {"type": "string", "maxLength": 5}, {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 3},
            {"type": "array", "items": {"type": "boolean"}, "maxItems": 1},
-           {"type": "object", "properties": {}},
+           {"type": "array", "items": {"type": "null"}, "maxItems": 0},
+           {"type": "object", "properties": {}}, {"type": "object"},
            {"type": "object", "properties": {"a \"b\" ü": {"type": "boolean"},
                                              "in": {"type": "object", "properties": {"n": {"type": "null"}}}}}]
 
@@ -208,7 +211,8 @@ def valid(value, schema) -> bool:
         return value in schema["enum"]
     kind = schema["type"]
     if kind == "object":
-        return list(value) == list(schema["properties"]) and all(valid(value[k], s) for k, s in schema["properties"].items())
+        properties = schema.get("properties", {})
+        return list(value) == list(properties) and all(valid(v, properties[k]) for k, v in value.items())
     if kind == "array":
         fits = schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", 8)
         return fits and all(valid(v, schema["items"]) for v in value)
@@ -259,9 +263,12 @@ def test_special_tokens_are_no_text():
     assert special not in form.allowed() and form.allowed()
 
 
-@pytest.mark.parametrize("schema", [{"type": "number"}, {}, {"type": "array", "items": {"type": "date"}}])
-def test_unknown_types_are_refused(schema):
-    with pytest.raises(ValueError, match="a schema has the type"):
+@pytest.mark.parametrize(("schema", "message"), [
+    ({"type": "number"}, "has the type 'number'"), ({}, "has the type None"), ({"enum": []}, "has the type None"),
+    ({"type": "array"}, "has the type None"), ({"type": "array", "items": {"type": "date"}}, "has the type 'date'"),
+    ({"type": "array", "items": {"type": "null"}, "minItems": 3, "maxItems": 2}, "minItems 3 and maxItems 2")])
+def test_schemas_that_cant_be_written_are_refused(schema, message):
+    with pytest.raises(ValueError, match=message):
         ch08.json_pattern(schema)
 
 

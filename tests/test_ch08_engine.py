@@ -195,8 +195,3 @@ def test_an_engine_leaves_the_model_as_it_was(model):
     engine.submit(Request([1], 5))
     ch08.run(engine)
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
-
-
-def test_rates_count_the_best_call():
-    calls = []
-    assert ch08.rate_of(10, lambda: calls.append(1), repeats=3) > 0 and len(calls) == 4

@@ -117,6 +117,7 @@ def test_a_quantized_model_leaves_the_first_alone(model, layer):
     assert not any(isinstance(m, nn.Linear) for m in small.modules())
     assert small.token_embedding.weight is model.token_embedding.weight             # shared, not copied
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())                         # it can still be trained
     assert isinstance(model.head, nn.Linear) and model.head.weight is model.token_embedding.weight
     ids = torch.randint(40, (2, 16))
     assert (small(ids) - model(ids)).norm() < 0.2 * model(ids).norm()

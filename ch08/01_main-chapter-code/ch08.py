@@ -7,7 +7,6 @@ import codecs
 import copy
 import json
 import math
-import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,18 +20,7 @@ from torch import Tensor, nn
 from previous_chapters import GPTModel, Tokenizer, check_prompt, check_sampling, penalize_repetition, sample_next
 
 
-# ch08.ipynb, In [6]
-def rate_of(amount: float, run: Callable[[], object], repeats: int = 5) -> float:
-    """The `amount` that `run` handles a second: the best of `repeats` calls, after one that doesn't count."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return amount / min(times[1:])
-
-
-# ch08.ipynb, In [12]
+# ch08.ipynb, In [11]
 def attend_in_place(attention: nn.Module, x: Tensor, keys: Tensor, values: Tensor, positions: Tensor,
                     mask: Tensor | None) -> Tensor:
     """Attention of new tokens x (B, T, C), written into keys and values (B, H, S, D) at `positions`.
@@ -47,7 +35,7 @@ def attend_in_place(attention: nn.Module, x: Tensor, keys: Tensor, values: Tenso
     return attention.out(mixed.transpose(1, 2).reshape(B, T, C))                 # (B, T, C)
 
 
-# ch08.ipynb, In [14]
+# ch08.ipynb, In [13]
 class ServingModel:
     """A GPT with room for the keys and values of `n_rows` texts; how much of each has been read is its state.
 
@@ -87,13 +75,13 @@ class ServingModel:
         return self.model.final_norm(x)
 
 
-# ch08.ipynb, In [21]
+# ch08.ipynb, In [20]
 def window(row: Sequence[int], context_length: int) -> list[int]:
     """What a text that fills its context keeps: all, or else its newest half."""
     return list(row) if len(row) <= context_length else list(row[-(context_length // 2):])
 
 
-# ch08.ipynb, In [27]
+# ch08.ipynb, In [26]
 @dataclass(eq=False)
 class Request:
     """One text to be written: a prompt of ids, at most `max_new_tokens` more, up to `end_id` if there is one.
@@ -110,7 +98,7 @@ class Request:
     finished: str = ""
 
 
-# ch08.ipynb, In [28]
+# ch08.ipynb, In [27]
 def move_row(serving: ServingModel, source: int, target: int) -> None:
     """Let what row `source` has read stand in row `target` too."""
     n = int(serving.lengths[source])
@@ -119,7 +107,7 @@ def move_row(serving: ServingModel, source: int, target: int) -> None:
     serving.lengths[target] = n
 
 
-# ch08.ipynb, In [29]
+# ch08.ipynb, In [28]
 class Seats:
     """Which requests have which rows of a model's memory; the busy rows are the first ones, in order.
 
@@ -157,7 +145,7 @@ class Seats:
                 self.active[i] = last
 
 
-# ch08.ipynb, In [31]
+# ch08.ipynb, In [30]
 class Engine(Seats):
     """Writes up to `n_rows` texts at once; they join when a row is free and leave when they have ended.
 
@@ -195,7 +183,7 @@ class Engine(Seats):
         return written
 
 
-# ch08.ipynb, In [33]
+# ch08.ipynb, In [32]
 def run(engine: Engine) -> None:
     """Write until nobody waits and nothing is left to write."""
     while engine.waiting or engine.active:
@@ -211,7 +199,7 @@ def cancel(engine: Engine, request: Request) -> None:
         engine.settle(engine.active.index(request))
 
 
-# ch08.ipynb, In [41]
+# ch08.ipynb, In [40]
 def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """A weight (C_out, C) as whole numbers of -127 to 127, int8, and a scale (C_out, 1) for each row.
 
@@ -223,7 +211,7 @@ def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scale).round().to(torch.int8), scale
 
 
-# ch08.ipynb, In [44]
+# ch08.ipynb, In [43]
 class Int8Linear(nn.Module):
     """A linear layer that stores its weights as int8, a scale a row; its products are in the input's type."""
 
@@ -240,7 +228,7 @@ class Int8Linear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-# ch08.ipynb, In [46]
+# ch08.ipynb, In [45]
 def quantized(model: GPTModel, layer: Callable[[nn.Linear], nn.Module]) -> GPTModel:
     """A copy for inference whose linear layers, the head included, are made anew by `layer`.
 
@@ -250,10 +238,10 @@ def quantized(model: GPTModel, layer: Callable[[nn.Linear], nn.Module]) -> GPTMo
     if not found:
         raise ValueError("the model has no plain linear layer left; a model is quantized once")
     memo = {id(p): p for p in model.parameters()} | {i: layer(m) for i, m in found.items()}
-    return copy.deepcopy(model, memo).eval().requires_grad_(False)
+    return copy.deepcopy(model, memo).eval()
 
 
-# ch08.ipynb, In [47]
+# ch08.ipynb, In [46]
 def quantize_int4(weight: Tensor, group_size: int = 32) -> tuple[Tensor, Tensor]:
     """A weight (C_out, C) as two numbers a byte, (C_out, C / 2) uint8, and a scale a group, (C_out, C / G).
 
@@ -269,7 +257,7 @@ def quantize_int4(weight: Tensor, group_size: int = 32) -> tuple[Tensor, Tensor]
     return 16 * whole[:, 0::2] + whole[:, 1::2], scale[:, :, 0]
 
 
-# ch08.ipynb, In [48]
+# ch08.ipynb, In [47]
 def dequantize_int4(packed: Tensor, scale: Tensor) -> Tensor:
     """The weight (C_out, C) of numbers packed by `quantize_int4`, in the type of the scale (C_out, C / G)."""
     whole = torch.stack([packed // 16, packed % 16], dim=-1).flatten(1).to(scale.dtype) - 8  # (C_out, C)
@@ -277,7 +265,7 @@ def dequantize_int4(packed: Tensor, scale: Tensor) -> Tensor:
     return (whole.view(*scale.shape, -1) * scale[:, :, None]).view(C_out, C)
 
 
-# ch08.ipynb, In [50]
+# ch08.ipynb, In [49]
 class Int4Linear(nn.Module):
     """A linear layer that stores its weights in four bits, packed, with a 16-bit scale for each group."""
 
@@ -293,9 +281,9 @@ class Int4Linear(nn.Module):
         return F.linear(x, dequantize_int4(self.packed, self.scale.to(x.dtype)), self.bias)
 
 
-# ch08.ipynb, In [55]
+# ch08.ipynb, In [54]
 class PackedInt8Linear(nn.Module):
-    """`Int8Linear` through PyTorch's packed kernel, which also rounds the input, to 7 bits and a sign.
+    """`Int8Linear` through PyTorch's packed kernel, which rounds the input too, to 7 bits with one scale.
 
     For inference on the CPU. Raises RuntimeError where PyTorch has no such kernel.
     """
@@ -315,7 +303,7 @@ class PackedInt8Linear(nn.Module):
         return torch.ops.quantized.linear_dynamic(x, self.packed, reduce_range=True)
 
 
-# ch08.ipynb, In [58]
+# ch08.ipynb, In [57]
 class TextStream:
     """Turns ids into text as they come: never half a character, and nothing from a stop string on."""
 
@@ -349,7 +337,7 @@ class TextStream:
         return shown
 
 
-# ch08.ipynb, In [60]
+# ch08.ipynb, In [59]
 def sampler(temperature: float = 1.0, top_p: float = 1.0, top_k: int | None = None, min_p: float = 0.0,
             seed: int | None = None, bias: dict[int, float] | None = None, repetition_penalty: float = 1.0,
             seen: Sequence[int] = ()) -> Callable[[Tensor], int]:
@@ -372,7 +360,7 @@ def sampler(temperature: float = 1.0, top_p: float = 1.0, top_k: int | None = No
     return choose
 
 
-# ch08.ipynb, In [62]
+# ch08.ipynb, In [61]
 @torch.no_grad()
 def beam_search(model: GPTModel, prompt: list[int], n_beams: int, max_new_tokens: int,
                 end_id: int | None = None) -> list[tuple[float, list[int]]]:
@@ -401,7 +389,7 @@ def beam_search(model: GPTModel, prompt: list[int], n_beams: int, max_new_tokens
     return sorted(beams + ended, key=lambda b: -b[0])
 
 
-# ch08.ipynb, In [64]
+# ch08.ipynb, In [63]
 def settle_draft(p: Tensor, q: Tensor, drafted: int, generator: torch.Generator) -> tuple[bool, int]:
     """Whether a token drafted from q (V,) is kept where p (V,) is wanted, and which token is there now."""
     if torch.rand((), generator=generator) * q[drafted] < p[drafted]:
@@ -410,7 +398,7 @@ def settle_draft(p: Tensor, q: Tensor, drafted: int, generator: torch.Generator)
     return False, int(torch.multinomial(left if left.sum() > 0 else p, 1, generator=generator))
 
 
-# ch08.ipynb, In [66]
+# ch08.ipynb, In [65]
 @torch.no_grad()
 def speculative_decode(target: GPTModel, draft: GPTModel, prompt: list[int], max_new_tokens: int,
                        end_id: int | None = None, n_drafted: int = 4, temperature: float = 1.0,
@@ -424,8 +412,8 @@ def speculative_decode(target: GPTModel, draft: GPTModel, prompt: list[int], max
                          "take two models of one tokenizer")
     for model in (target, draft):
         check_prompt(prompt, "the prompt", model.config)
+    check_sampling(temperature, None, 1.0, 0.0)
     big, small, row, n_passes = ServingModel(target), ServingModel(draft), list(prompt), 0
-    generator = generator or torch.Generator()
 
     def probabilities(serving, n_last):                                          # of what follows the newest
         unread = torch.tensor([row[int(serving.lengths):]])
@@ -453,7 +441,7 @@ def speculative_decode(target: GPTModel, draft: GPTModel, prompt: list[int], max
     return row[len(prompt):], n_passes
 
 
-# ch08.ipynb, In [69]
+# ch08.ipynb, In [68]
 class Constraint:
     """A `Request.choose` that writes only texts that match a regular expression, and ends when one is whole.
 
@@ -489,7 +477,7 @@ class Constraint:
         return token_id
 
 
-# ch08.ipynb, In [70]
+# ch08.ipynb, In [69]
 def json_pattern(schema: dict) -> str:
     """A regular expression for the JSON texts, without spaces between parts, that fit a schema.
 
@@ -499,16 +487,20 @@ def json_pattern(schema: dict) -> str:
     def exactly(value) -> str:
         return regex.escape(json.dumps(value, ensure_ascii=False), special_only=True)
 
-    if "enum" in schema:
+    if schema.get("enum"):
         return "(?:" + "|".join(exactly(value) for value in schema["enum"]) + ")"
     kind = schema.get("type")
     if kind == "object":
-        parts = [exactly(name) + ":" + json_pattern(part) for name, part in schema["properties"].items()]
+        properties = schema.get("properties", {})
+        parts = [exactly(name) + ":" + json_pattern(part) for name, part in properties.items()]
         return r"\{" + ",".join(parts) + r"\}"
     if kind == "array":
-        item, low, high = json_pattern(schema["items"]), schema.get("minItems", 0), schema.get("maxItems", 8)
-        more = f"(?:{item}(?:,{item}){{{max(low - 1, 0)},{max(high - 1, 0)}}})"
-        return r"\[" + more + ("?" if low == 0 else "") + r"\]"
+        item, low = json_pattern(schema.get("items", {})), schema.get("minItems", 0)
+        high = schema.get("maxItems", max(8, low))
+        if not 0 <= low <= high:
+            raise ValueError(f"an array has minItems {low} and maxItems {high}; the second can't be less")
+        more = f"(?:{item}(?:,{item}){{{max(low - 1, 0)},{high - 1}}})" + "?" * (low == 0) if high else ""
+        return r"\[" + more + r"\]"
     plain = {"integer": "-?(?:0|[1-9][0-9]{0,8})", "boolean": "(?:true|false)", "null": "null",
              "string": rf'"[ !#-\[\]-~]{{0,{schema.get("maxLength", 40)}}}"'}
     if kind not in plain:

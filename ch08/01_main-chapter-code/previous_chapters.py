@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -351,6 +352,18 @@ class MultiHeadAttention(nn.Module):
         past = torch.ones(T, T, dtype=torch.bool, device=padding_mask.device).tril() # (T, T)
         itself = torch.eye(T, dtype=torch.bool, device=padding_mask.device)        # (T, T)
         return (past & padding_mask[:, None, None, :]) | itself                    # (B, 1, T, T)
+
+
+# ch03.ipynb, In [66]
+def fastest(run: Callable[[], object], repeats: int = 7) -> float:
+    """Milliseconds of the fastest of several calls, after one to warm up."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(1e3 * (time.perf_counter() - start))
+    return min(times)
 
 
 # ch04.ipynb, In [4]
