@@ -327,13 +327,20 @@ def listed(page):
     return [page.locator("#rows tr").nth(i).locator("td").all_inner_texts() for i in range(page.locator("#rows tr").count())]
 
 
+def wait_for_text(page, selector, text):
+    """Wait until an element's text is `text`, or matches it; a predicate of our own would be refused by the page's policy."""
+    from playwright.sync_api import expect
+
+    expect(page.locator(selector)).to_have_text(text, timeout=30_000)
+
+
 class TestInABrowser:
     pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
     def test_a_message_gets_its_verdict(self, page, server, reader):
         for text in TEXTS[:4]:
             check(page, text)
-            page.wait_for_function("text => document.getElementById('pieces').textContent === text", arg=text)
+            wait_for_text(page, "#pieces", text)
             p = reader.probabilities([text]).item()
             assert page.inner_text("#verdict")[2:] == reader.labels[p >= reader.threshold]
             assert f"Probability of spam: {100 * p:.1f} %" == page.inner_text("#caption")
@@ -364,7 +371,7 @@ class TestInABrowser:
         assert page.inner_text("#problem") == "Write a message first." and not page.locator("#result").is_visible()
         page.fill("#text", "word " * 401)
         page.locator("#text").press("Enter")
-        page.wait_for_function("document.getElementById('problem').textContent.includes('2,005 characters')")
+        wait_for_text(page, "#problem", re.compile("2,005 characters"))
         assert not page.locator("#result").is_visible()
         check(page, "Lunch at noon?")
         assert not page.locator("#problem").is_visible()
@@ -384,7 +391,7 @@ class TestInABrowser:
         page.keyboard.press("Tab")
         example = page.evaluate("document.activeElement.textContent")
         page.keyboard.press("Enter")
-        page.wait_for_function("text => document.getElementById('pieces').textContent === text", arg=example)
+        wait_for_text(page, "#pieces", example)
 
     def test_a_screen_reader_is_told(self, page):
         check(page, "Lunch at noon?")
@@ -416,7 +423,7 @@ class TestInABrowser:
         assert running.stop() == 0 or os.name == "nt"
         page.fill("#text", "anybody there?")
         page.locator("#text").press("Enter")
-        page.wait_for_function("document.getElementById('problem').textContent.includes('still running')")
+        wait_for_text(page, "#problem", re.compile("still running"))
         page.close()
 
     def test_the_last_message_wins(self, page):
@@ -430,7 +437,7 @@ class TestInABrowser:
         page.locator("#text").press("Enter")
         page.fill("#text", "quick one")
         page.locator("#text").press("Enter")
-        page.wait_for_function("document.getElementById('pieces').textContent === 'quick one'")
+        wait_for_text(page, "#pieces", "quick one")
         page.wait_for_timeout(1_500)
         assert page.inner_text("#pieces") == "quick one"
 
