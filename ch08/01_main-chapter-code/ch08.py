@@ -16,6 +16,7 @@ import regex
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from previous_chapters import GPTModel, Tokenizer, check_prompt, check_sampling, penalize_repetition, sample_next
 
@@ -506,3 +507,21 @@ def json_pattern(schema: dict) -> str:
     if kind not in plain:
         raise ValueError(f"a schema has the type {kind!r}; known are object, array, {', '.join(plain)}")
     return plain[kind]
+
+
+# ch08.ipynb, In [76]
+@torch.no_grad()
+def embed_texts(model: GPTModel, rows: Sequence[list[int]]) -> Tensor:
+    """A vector for each text of ids: the mean, over its tokens, of what the head would read; (N, C), of length 1.
+
+    Raises ValueError, as `check_prompt`, for a text that can't be read.
+    """
+    vectors = []
+    for start in range(0, len(rows), 32):
+        part = [torch.tensor(row) for row in rows[start:start + 32]]
+        ids = pad_sequence(part, batch_first=True)                               # (B, T)
+        ends = torch.tensor([len(row) for row in part])[:, None]                 # (B, 1)
+        mask = torch.arange(ids.shape[1]) < ends                                 # (B, T)
+        hidden = model.hidden_states(ids, mask) * mask[:, :, None]               # (B, T, C), 0 at padding
+        vectors.append(hidden.sum(dim=1) / mask.sum(dim=1, keepdim=True))
+    return F.normalize(torch.cat(vectors), dim=-1)
