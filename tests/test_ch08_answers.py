@@ -1,5 +1,8 @@
 """Chapter 8's exercises: the solutions pass, and the answers that readers give before get their hints."""
 
+import json
+import math
+
 import pytest
 import torch
 
@@ -33,6 +36,11 @@ def hides_all_beginnings(text, stops):
     return text
 
 
+def broken_lines(chunks):
+    lines = [line for chunk in chunks for line in chunk.split(b"\n")]
+    return [json.loads(line[6:]) for line in lines[:[*lines, b"data: [DONE]"].index(b"data: [DONE]")] if line.startswith(b"data: ")]
+
+
 WRONG = [
     ("8.1", lambda n, t, c, layers, size, speed: speed / (n * size), "keys and values are read too"),
     ("8.1", lambda n, t, c, layers, size, speed: speed / ((n + t * c * layers) * size), "twice as many numbers"),
@@ -53,6 +61,21 @@ WRONG = [
     ("8.5", lambda a, k, cost: sum(a**i for i in range(1, k + 1)) / (1 + k * cost), "One token is certain"),
     ("8.5", lambda a, k, cost: sum(a**i for i in range(k + 1)) / (1 + cost), "k passes"),
     ("8.5", lambda a, k, cost: sum(a**i for i in range(k + 1)), "divide by what a round costs"),
+    ("8.6", lambda x, chosen, a, b: x @ a[0].T @ b[0].T, "All rows use adapter 0"),
+    ("8.6", lambda x, chosen, a, b: (b @ a)[chosen] @ x.T, "yours is (5, 4, 5)"),
+    ("8.6", lambda x, chosen, a, b: RIGHT["8.6"](x, chosen.flip(0), a, b), "isn't what its own adapter gives"),
+    ("8.7", lambda nats, text: sum(nats) / math.log(2) / len(text), "two bytes of UTF-8"),
+    ("8.7", lambda nats, text: sum(nats) / len(text.encode()), "a bit is ln 2"),
+    ("8.7", lambda nats, text: sum(nats) / math.log(2) / len(nats), "a mean a token"),
+    ("8.7", lambda nats, text: sum(nats) / math.log(2) / len(nats) / len(text.encode()), "the whole loss"),
+    ("8.8", lambda s: (s >= s.diagonal()[:, None]).sum(1).float().mean().item(), "the mean rank"),
+    ("8.8", lambda s: 1 / (s >= s.diagonal()[:, None]).sum(1).float().mean().item(), "reciprocal of the mean rank"),
+    ("8.8", lambda s: (1 / (1 + (s >= s.diagonal()[:, None]).sum(1))).mean().item(), "as another text's"),
+    ("8.8", lambda s: (1 / (1 + (s > s.diagonal()[:, None]).sum(1))).mean().item(), "each text comes last"),
+    ("8.9", lambda chunks: RIGHT["8.9"](b"".join(chunks).replace(b"data: [DONE]", b"").splitlines(True)), "Nothing after [DONE]"),
+    ("8.9", lambda chunks: [e for c in chunks for e in RIGHT["8.9"]([c])], "something else comes out"),
+    ("8.9", lambda chunks: RIGHT["8.9"](c.decode().encode() for c in chunks), "in the middle of é"),
+    ("8.9", broken_lines, "in the middle of a line"),
 ]
 
 

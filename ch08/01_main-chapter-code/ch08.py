@@ -7,18 +7,22 @@ import codecs
 import copy
 import json
 import math
+import os
+import tempfile
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import gguf
 import regex
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from previous_chapters import GPTModel, Tokenizer, check_prompt, check_sampling, penalize_repetition, sample_next
+from previous_chapters import GPTModel, Tokenizer, check_prompt, check_sampling, format_prompt, penalize_repetition, sample_next
 
 
 # ch08.ipynb, In [11]
@@ -304,7 +308,24 @@ class PackedInt8Linear(nn.Module):
         return torch.ops.quantized.linear_dynamic(x, self.packed, reduce_range=True)
 
 
-# ch08.ipynb, In [57]
+# ch08.ipynb, In [60]
+@torch.no_grad()
+def swap_adapter(engine: Engine, adapter: dict[str, Tensor]) -> None:
+    """Let an engine's model go on with another LoRA adapter: its `a` (R, C) and `b` (C_out, R) by name.
+
+    Raises ValueError while texts are being written, and for an adapter that isn't this model's.
+    """
+    if engine.active:
+        raise ValueError(f"{len(engine.active)} texts are being written with the old adapter; let them end")
+    own = {name: p for name, p in engine.serving.model.named_parameters() if name.endswith((".a", ".b"))}
+    if {n: p.shape for n, p in own.items()} != {n: p.shape for n, p in adapter.items()}:
+        raise ValueError(f"the adapter's {len(adapter)} matrices aren't like the model's {len(own)}; "
+                         "train it with this model and rank")
+    for name, parameter in own.items():
+        parameter.copy_(adapter[name])
+
+
+# ch08.ipynb, In [64]
 class TextStream:
     """Turns ids into text as they come: never half a character, and nothing from a stop string on."""
 
@@ -338,7 +359,7 @@ class TextStream:
         return shown
 
 
-# ch08.ipynb, In [59]
+# ch08.ipynb, In [66]
 def sampler(temperature: float = 1.0, top_p: float = 1.0, top_k: int | None = None, min_p: float = 0.0,
             seed: int | None = None, bias: dict[int, float] | None = None, repetition_penalty: float = 1.0,
             seen: Sequence[int] = ()) -> Callable[[Tensor], int]:
@@ -361,7 +382,7 @@ def sampler(temperature: float = 1.0, top_p: float = 1.0, top_k: int | None = No
     return choose
 
 
-# ch08.ipynb, In [61]
+# ch08.ipynb, In [68]
 @torch.no_grad()
 def beam_search(model: GPTModel, prompt: list[int], n_beams: int, max_new_tokens: int,
                 end_id: int | None = None) -> list[tuple[float, list[int]]]:
@@ -390,7 +411,7 @@ def beam_search(model: GPTModel, prompt: list[int], n_beams: int, max_new_tokens
     return sorted(beams + ended, key=lambda b: -b[0])
 
 
-# ch08.ipynb, In [63]
+# ch08.ipynb, In [70]
 def settle_draft(p: Tensor, q: Tensor, drafted: int, generator: torch.Generator) -> tuple[bool, int]:
     """Whether a token drafted from q (V,) is kept where p (V,) is wanted, and which token is there now."""
     if torch.rand((), generator=generator) * q[drafted] < p[drafted]:
@@ -399,7 +420,7 @@ def settle_draft(p: Tensor, q: Tensor, drafted: int, generator: torch.Generator)
     return False, int(torch.multinomial(left if left.sum() > 0 else p, 1, generator=generator))
 
 
-# ch08.ipynb, In [65]
+# ch08.ipynb, In [72]
 @torch.no_grad()
 def speculative_decode(target: GPTModel, draft: GPTModel, prompt: list[int], max_new_tokens: int,
                        end_id: int | None = None, n_drafted: int = 4, temperature: float = 1.0,
@@ -442,7 +463,7 @@ def speculative_decode(target: GPTModel, draft: GPTModel, prompt: list[int], max
     return row[len(prompt):], n_passes
 
 
-# ch08.ipynb, In [68]
+# ch08.ipynb, In [75]
 class Constraint:
     """A `Request.choose` that writes only texts that match a regular expression, and ends when one is whole.
 
@@ -478,7 +499,7 @@ class Constraint:
         return token_id
 
 
-# ch08.ipynb, In [69]
+# ch08.ipynb, In [76]
 def json_pattern(schema: dict) -> str:
     """A regular expression for the JSON texts, without spaces between parts, that fit a schema.
 
@@ -509,13 +530,93 @@ def json_pattern(schema: dict) -> str:
     return plain[kind]
 
 
-# ch08.ipynb, In [76]
+# ch08.ipynb, In [83]
+@torch.no_grad()
+def total_nats(model: GPTModel, token_ids: Sequence[int], window: int, stride: int) -> float:
+    """The loss in nats of all tokens but the first, each counted once, seen in windows that move by `stride`.
+
+    Each token but those of the first window has at least `window - stride` before it. Raises ValueError
+    unless 1 <= stride <= window <= the model's context.
+    """
+    if not 1 <= stride <= window <= model.config.context_length:
+        raise ValueError(f"stride {stride}, window {window}: choose 1 <= stride <= window <= "
+                         f"{model.config.context_length}")
+    total = 0.0
+    for start in range(0, len(token_ids) - 1, stride):
+        end = min(start + stride, len(token_ids) - 1)                            # start + 1 to end are new
+        row = torch.tensor([token_ids[max(0, end - window):end + 1]])            # (1, T + 1)
+        logits = model(row[:, :-1])[0, start - end:]                             # (new, V)
+        total += F.cross_entropy(logits, row[0, start - end:], reduction="sum").item()
+    return total
+
+
+# ch08.ipynb, In [86]
+@torch.no_grad()
+def choice_scores(model: GPTModel, prompt: Sequence[int], choices: Sequence[Sequence[int]]) -> Tensor:
+    """The log-probability of each choice (ids) after a prompt (ids): (N, 2), its sum and its mean a token."""
+    scores = []
+    for choice in choices:
+        row = torch.tensor([[*prompt, *choice]])                                 # (1, T)
+        log_probs = model(row[:, :-1])[0, -len(choice):].log_softmax(dim=-1)     # (n, V)
+        chosen = log_probs.gather(1, row[0, -len(choice):, None])                # (n, 1)
+        scores.append(torch.stack([chosen.sum(), chosen.mean()]))
+    return torch.stack(scores)
+
+
+# ch08.ipynb, In [88]
+def paired_difference(before: Tensor, after: Tensor) -> tuple[float, float]:
+    """The mean of after - before over the same N questions, and half the width of its 95 % interval."""
+    if before.shape != after.shape or len(before) < 2:
+        raise ValueError(f"{tuple(before.shape)} and {tuple(after.shape)} scores; give both models the same "
+                         "questions, two at least")
+    difference = (after - before).double()                                       # (N,)
+    return difference.mean().item(), 1.96 * difference.std().item() / len(difference) ** 0.5
+
+
+# ch08.ipynb, In [91]
+def regressions(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[str]:
+    """What got worse, a sentence each: where the difference of scores (N,) is below 0, and its interval too.
+
+    Raises ValueError if something that was measured before hasn't been measured now.
+    """
+    worse = []
+    for name, scores in before.items():
+        if name not in after:
+            raise ValueError(f"{name!r} wasn't measured this time; a test that is left out can't pass")
+        difference, half_width = paired_difference(scores, after[name])
+        if difference + half_width < 0:
+            worse.append(f"{name}: {scores.mean():.3f} before, {after[name].mean():.3f} now")
+    return worse
+
+
+# ch08.ipynb, In [95]
+def words_of(text: str) -> list[str]:
+    """The words of a text, in lower case, without what stands between them."""
+    return regex.findall(r"[\p{L}\p{N}]+", text.lower())
+
+
+# ch08.ipynb, In [96]
+class BM25:
+    """Ranks texts by the words that they share with a query (Robertson and Zaragoza, 2009)."""
+
+    def __init__(self, texts: Sequence[str], k: float = 1.2, b: float = 0.75):
+        counts = [Counter(words_of(text)) for text in texts]
+        mean = sum(c.total() for c in counts) / max(1, len(counts))
+        n = Counter(word for c in counts for word in c)                          # in how many texts each is
+        rarity = {word: math.log(1 + (len(texts) - n[word] + 0.5) / (n[word] + 0.5)) for word in n}
+        self.weights = [{word: rarity[word] * f * (k + 1) / (f + k * (1 - b + b * c.total() / mean))
+                         for word, f in c.items()} for c in counts]
+
+    def scores(self, query: str) -> Tensor:
+        """How well each text fits, (N,); 0 for one that shares no word."""
+        words = set(words_of(query))
+        return torch.tensor([sum(weights.get(word, 0.0) for word in words) for weights in self.weights])
+
+
+# ch08.ipynb, In [99]
 @torch.no_grad()
 def embed_texts(model: GPTModel, rows: Sequence[list[int]]) -> Tensor:
-    """A vector for each text of ids: the mean, over its tokens, of what the head would read; (N, C), of length 1.
-
-    Raises ValueError, as `check_prompt`, for a text that can't be read.
-    """
+    """A vector (N, C) of length 1 for each text of ids: the mean, over its tokens, of what the head reads."""
     vectors = []
     for start in range(0, len(rows), 32):
         part = [torch.tensor(row) for row in rows[start:start + 32]]
@@ -523,5 +624,144 @@ def embed_texts(model: GPTModel, rows: Sequence[list[int]]) -> Tensor:
         ends = torch.tensor([len(row) for row in part])[:, None]                 # (B, 1)
         mask = torch.arange(ids.shape[1]) < ends                                 # (B, T)
         hidden = model.hidden_states(ids, mask) * mask[:, :, None]               # (B, T, C), 0 at padding
-        vectors.append(hidden.sum(dim=1) / mask.sum(dim=1, keepdim=True))
+        vectors.append(hidden.sum(dim=1) / ends)
     return F.normalize(torch.cat(vectors), dim=-1)
+
+
+# ch08.ipynb, In [103]
+def search(index: BM25, query: str, least: float = 0.0) -> tuple[int | None, float]:
+    """The number of the text that fits a query best, with its score; None if no score is above `least`."""
+    scores = index.scores(query)
+    if not len(scores) or scores.max() <= least:
+        return None, 0.0
+    return int(scores.argmax()), scores.max().item()
+
+
+# ch08.ipynb, In [109]
+def calculate(text: str) -> str:
+    """The result of two whole numbers with + - or * between, as in "12 + 30". Else ValueError."""
+    match = regex.fullmatch(r"(-?\d{1,9}) ([-+*]) (-?\d{1,9})", text, flags=regex.ASCII)
+    if not match:
+        raise ValueError(f"{text!r:.60} is no sum; write two whole numbers with + - or *, as in 12 + 30")
+    a, b = int(match[1]), int(match[3])
+    return str({"+": a + b, "-": a - b, "*": a * b}[match[2]])
+
+
+# ch08.ipynb, In [111]
+def parse_call(text: str, tools: dict[str, Callable[[str], str]]) -> tuple[str, str] | None:
+    """The tool's name and input that a text calls for, as {"name": "input"}; None if the text is no call."""
+    try:
+        call = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(call, dict) or len(call) != 1:
+        return None
+    [(name, value)] = call.items()
+    return (name, value) if name in tools and isinstance(value, str) else None
+
+
+# ch08.ipynb, In [112]
+def run_tools(write: Callable[[list[int]], list[int]], question: str, tools: dict[str, Callable[[str], str]],
+              tokenizer: Tokenizer, most: int = 3) -> tuple[str, list[tuple[str, str, str]]]:
+    """An answer, and the calls (name, input, result) on the way; `write` goes from a prompt's ids to new ids.
+
+    Raises RuntimeError if the model still calls after `most` calls.
+    """
+    row, calls = format_prompt(question, "", tokenizer), []
+    while True:
+        new_ids = [i for i in write(row) if i != tokenizer.eot_token]
+        text = tokenizer.decode(new_ids)
+        if (call := parse_call(text, tools)) is None:
+            return text, calls
+        if len(calls) == most:
+            raise RuntimeError(f"the model has called tools {most} times and wants more: {text}")
+        name, value = call
+        try:
+            result = tools[name](value)
+        except ValueError as error:
+            result = f"error: {error}"
+        calls.append((name, value, result))
+        row = row + new_ids + [tokenizer.eot_token] + format_prompt(f"Result: {result}", "", tokenizer)
+
+
+# ch08.ipynb, In [130]
+def visible_bytes() -> dict[int, str]:
+    """GPT-2's visible character for each of the 256 bytes."""
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in kept]
+    return {byte: chr(byte) for byte in kept} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+# ch08.ipynb, In [131]
+def gguf_tensors(model: GPTModel) -> dict[str, Tensor]:
+    """The weights under GGUF's names for GPT-2, in float32."""
+    modules = {"token_embd": model.token_embedding, "position_embd": model.position_embedding,
+               "output_norm": model.final_norm}
+    for i, block in enumerate(model.blocks):
+        attention, feed_forward = block.attention, block.feed_forward
+        parts = {"attn_norm": block.norm1, "attn_qkv": attention.qkv, "attn_output": attention.out,
+                 "ffn_norm": block.norm2, "ffn_up": feed_forward.expand, "ffn_down": feed_forward.contract}
+        modules |= {f"blk.{i}.{name}": module for name, module in parts.items()}
+    if not model.config.tie_head:
+        modules["output"] = model.head
+    return {f"{name}.{kind}": p.detach().float().cpu() for name, module in modules.items()
+            for kind, p in module.named_parameters()}
+
+
+# ch08.ipynb, In [132]
+def gguf_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> tuple[list[str], list[int], list[str]]:
+    """Tokens in visible characters, 3 for each special one and 1 for the others, merges as "left right"."""
+    visible, special = visible_bytes(), {i: name for name, i in tokenizer.special_tokens.items()}
+
+    def shown(i: int) -> str:
+        return "".join(visible[byte] for byte in tokenizer.decode_bytes([i]))
+    tokens = [special.get(i) or (shown(i) if i < tokenizer.n_vocab else f"<unused {i}>")
+              for i in range(vocab_size)]
+    merges = [" ".join(map(shown, pair)) for pair in tokenizer.merges]
+    return tokens, [3 if i in special or i >= tokenizer.n_vocab else 1 for i in range(vocab_size)], merges
+
+
+# ch08.ipynb, In [133]
+def export_gguf(path: str | Path, model: GPTModel, tokenizer: Tokenizer,
+                chat_template: str | None = None) -> None:
+    """Write a model with its tokenizer as one GGUF file for llama.cpp, in float32, whole or not at all.
+
+    Raises ValueError for a tokenizer whose merges aren't known, such as one of tiktoken's.
+    """
+    if not hasattr(tokenizer, "merges"):
+        raise ValueError(f"a {type(tokenizer).__name__} doesn't tell its merges; load the course's own one")
+    c, path = model.config, Path(path)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        writer = gguf.GGUFWriter(Path(folder) / path.name, "gpt2")
+        tokens, kinds, merges = gguf_vocabulary(tokenizer, c.vocab_size)
+        for add, value in (
+                (writer.add_context_length, c.context_length), (writer.add_embedding_length, c.n_channels),
+                (writer.add_feed_forward_length, 4 * c.n_channels), (writer.add_block_count, c.n_layers),
+                (writer.add_head_count, c.n_heads), (writer.add_layer_norm_eps, model.final_norm.eps),
+                (writer.add_tokenizer_model, "gpt2"), (writer.add_tokenizer_pre, "gpt-2"),
+                (writer.add_token_list, tokens), (writer.add_token_types, kinds),
+                (writer.add_token_merges, merges), (writer.add_bos_token_id, tokenizer.eot_token),
+                (writer.add_eos_token_id, tokenizer.eot_token), (writer.add_add_bos_token, False)):
+            add(value)
+        if chat_template:
+            writer.add_chat_template(chat_template)
+        for name, tensor in gguf_tensors(model).items():
+            writer.add_tensor(name, tensor.numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        os.replace(Path(folder) / path.name, path)
+
+
+# ch08.ipynb, In [135]
+def export_onnx(path: str | Path, model: GPTModel) -> None:
+    """Write a model as an ONNX graph: "token_ids" (B, T), int64, to "logits" (B, T, V), float32."""
+    path, B, T = Path(path), torch.export.Dim.AUTO, torch.export.Dim.AUTO
+    ids = torch.zeros(2, min(16, model.config.context_length), dtype=torch.long)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = copy.deepcopy(model).float().eval()
+        torch.onnx.export(whole, (ids,), Path(folder) / path.name, verbose=False, input_names=["token_ids"],
+                          output_names=["logits"], external_data=False, dynamic_shapes=({0: B, 1: T},))
+        os.replace(Path(folder) / path.name, path)

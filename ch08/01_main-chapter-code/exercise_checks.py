@@ -103,4 +103,63 @@ def check_speedup(speedup) -> str:
     return "At a = 0.8 and a cost of 0.05, eight drafted tokens are best; from a cost of 0.8 on there's nothing to gain."
 
 
-CHECKS = {"8.1": check_bound, "8.2": check_steps, "8.3": check_zero_point, "8.4": check_shown, "8.5": check_speedup}
+def check_adapters(lora_rows) -> str:
+    g = torch.Generator().manual_seed(0)
+    x, a, b = (torch.randn(*shape, generator=g) for shape in ((5, 6), (3, 2, 6), (3, 4, 2)))
+    chosen = torch.tensor([2, 0, 0, 1, 2])
+    right = torch.stack([b[k] @ (a[k] @ row) for row, k in zip(x, chosen.tolist())])   # (B, C_out)
+    y = lora_rows(x, chosen, a, b)
+    expect(y.shape == (5, 4), f"For five rows and four outputs the result is (5, 4); yours is {tuple(y.shape)}.")
+    expect(not torch.allclose(y, x @ a[0].T @ b[0].T, atol=1e-5), "All rows use adapter 0; row i is to use the one in chosen[i].")
+    expect(torch.allclose(y, right, atol=1e-5), "Some row isn't what its own adapter gives: first a, then b, of adapter chosen[i].")
+    return "Two batched products, whatever the number of adapters; large servers do just this, in one kernel."
+
+
+def check_bits(bits_per_byte) -> str:
+    text = "caf\u00e9"                                                               # four characters, five bytes
+    nats = [math.log(2), 3 * math.log(2)]
+    y = bits_per_byte(list(nats), text)
+    for wrong, hint in {
+        4 / 4: "é is one character and two bytes of UTF-8.",
+        4 * math.log(2) / 5: "The losses are in nats; a bit is ln 2 of them.",
+        4 / 2: "That's a mean a token; divide by the bytes of the text.",
+        2 / 5: "Take the whole loss, not its mean, over the bytes of the whole text.",
+    }.items():
+        expect(not near(y, wrong), hint)
+    expect(near(y, 4 / 5), f"Two tokens with 1 and 3 bits, five bytes: 0.8. You return {y}.")
+    return "Now a model with another tokenizer can be compared with yours."
+
+
+def check_rank(mean_reciprocal_rank) -> str:
+    scores = torch.tensor([[3.0, 1.0, 0.0], [5.0, 4.0, 1.0], [2.0, 3.0, 1.0]])       # ranks 1, 2 and 3
+    y = mean_reciprocal_rank(scores.clone())
+    expect(not near(y, 2), "That's the mean rank; take the reciprocal of each rank before the mean.")
+    expect(not near(y, 1 / 2), "That's the reciprocal of the mean rank; take the mean of the reciprocals.")
+    expect(not near(y, (1 / 2 + 1 / 3 + 1 / 4) / 3), "The best has rank 1; you seem to count its own score as another text's.")
+    expect(near(y, (1 + 1 / 2 + 1 / 3) / 3), f"The ranks are 1, 2 and 3, the mean of their reciprocals 0.611; you return {y}.")
+    y = mean_reciprocal_rank(torch.ones(4, 4))
+    expect(near(y, 1 / 4), f"With four equal scores each text comes last, so 0.25; you return {y}.")
+    return "It tells first from second, which recall at 5 doesn't."
+
+
+def check_events(read_events) -> str:
+    data = ('data: {"text": "caf\u00e9"}\n\ndata: {"text": "data: \u2014"}\r\n\r\n: a comment\n\n'
+            'data: [DONE]\n\ndata: {"late": 1}\n\n')
+    right, raw = [{"text": "caf\u00e9"}, {"text": "data: \u2014"}], data.encode("utf-8")
+    whole = read_events([raw])
+    expect({"late": 1} not in whole, "Nothing after [DONE] belongs to the answer.")
+    expect(whole == right, f"In one chunk the events are {right}; you return {whole!r:.150}.")
+    for size in (1, 2, 3, 7, 16):
+        chunks = [raw[i:i + size] for i in range(0, len(raw), size)]
+        try:
+            y = read_events(iter(chunks))
+        except UnicodeDecodeError:
+            expect(False, "A chunk may end in the middle of é. Decode a line once it is whole.")
+        except ValueError:
+            expect(False, "A chunk may end in the middle of a line. Keep the rest until its end has come.")
+        expect(y == right, f"In chunks of {size} bytes something else comes out: {y!r:.150}.")
+    return "That is all there is to a client that streams."
+
+
+CHECKS = {"8.1": check_bound, "8.2": check_steps, "8.3": check_zero_point, "8.4": check_shown, "8.5": check_speedup,
+          "8.6": check_adapters, "8.7": check_bits, "8.8": check_rank, "8.9": check_events}

@@ -49,3 +49,29 @@ def rows():
     f.line(500, 240, 532, 240, color=COLORS["gray"][1], width=5)
     f.text(600, 240, "doesn't count", size=13)
     return f
+
+
+@figure("server")
+def server():
+    f = Figure(860, 330)
+    for i, said in enumerate(("a program", "the chat page", "one that leaves")):
+        f.box(16, 40 + i * 62, 130, 40, said, color="gray", size=13)
+        f.arrow(150, 60 + i * 62, 222, 60 + i * 62, color=MUTED)
+    f.text(185, 18, "HTTP", size=13)
+    f.box(230, 30, 220, 180, "", color="blue")
+    f.text(340, 50, "the event loop", bold=True, size=14)
+    for i, said in enumerate(("checks, answers", "checks, answers", "drops")):
+        f.text(340, 78 + i * 46, said, size=13)
+    f.text(340, 100, "never waits for the model", size=12, color=MUTED)
+    f.box(590, 30, 254, 180, "", color="orange")
+    f.text(717, 50, "the worker thread", bold=True, size=14)
+    f.text(717, 74, "owns the engine", size=13)
+    for i, filled in enumerate((4, 2, 5)):
+        cells(f, 612, 92 + i * 38, 7, filled, "blue", new=True)
+    f.arrow(454, 84, 586, 84, color=MUTED)
+    f.text(520, 66, "begin, drop", size=13)
+    f.arrow(586, 166, 454, 166, color=MUTED)
+    f.text(520, 186, "pieces of text", size=13)
+    said = "two queues between them, and nothing else: no client holds up the model,\nand the model holds up no client"
+    f.box(230, 250, 614, 60, said, color="green", size=14)
+    return f
