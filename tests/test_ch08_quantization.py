@@ -92,7 +92,8 @@ def test_int4_refuses_groups_that_dont_fit(group):
 
 # ------------------------------------------------------------- layers and models
 
-@pytest.mark.parametrize(("layer", "tolerance"), [(ch08.Int8Linear, 0.01), (ch08.Int4Linear, 0.15), (ch08.PackedInt8Linear, 0.03)])
+@pytest.mark.parametrize(("layer", "tolerance"), [(ch08.Int8Linear, 0.01), (ch08.Int4Linear, 0.15), (ch08.PackedInt8Linear, 0.03),
+                                                  (ch08.PackedLinear, 1e-5)])
 @pytest.mark.parametrize("bias", [True, False])
 @torch.no_grad()
 def test_layers_compute_nearly_the_same(layer, tolerance, bias):
@@ -102,6 +103,16 @@ def test_layers_compute_nearly_the_same(layer, tolerance, bias):
     assert y.shape == (2, 5, 48) and (y - linear(x)).norm() < tolerance * linear(x).norm()
 
 
+@pytest.mark.parametrize("n_rows", [1, 2, 8, 33])
+@torch.no_grad()
+def test_packed_weights_are_the_same_with_and_without_onednn(monkeypatch, n_rows):
+    linear, x = nn.Linear(64, 48), torch.randn(n_rows, 64)
+    packed = ch08.PackedLinear(linear)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    for layer in (packed, ch08.PackedLinear(linear)):
+        torch.testing.assert_close(layer(x), linear(x), atol=1e-5, rtol=1e-5)
+
+
 @torch.no_grad()
 def test_int8_layer_is_its_formula():
     linear, x = nn.Linear(64, 48), torch.randn(3, 64)
@@ -109,7 +120,7 @@ def test_int8_layer_is_its_formula():
     torch.testing.assert_close(ch08.Int8Linear(linear)(x), F.linear(x, whole * scale, linear.bias), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("layer", [ch08.Int8Linear, ch08.Int4Linear, ch08.PackedInt8Linear])
+@pytest.mark.parametrize("layer", [ch08.Int8Linear, ch08.Int4Linear, ch08.PackedInt8Linear, ch08.PackedLinear])
 @torch.no_grad()
 def test_a_quantized_model_leaves_the_first_alone(model, layer):
     before = copy.deepcopy(model.state_dict())
@@ -129,7 +140,7 @@ def test_a_model_is_quantized_once(model):
         ch08.quantized(small, ch08.Int8Linear)
 
 
-@pytest.mark.parametrize("layer", [ch08.Int8Linear, ch08.Int4Linear, ch08.PackedInt8Linear])
+@pytest.mark.parametrize("layer", [ch08.Int8Linear, ch08.Int4Linear, ch08.PackedInt8Linear, ch08.PackedLinear])
 def test_the_engine_serves_quantized_models_as_they_are_alone(model, layer):
     small = ch08.quantized(model, layer)
     engine = ch08.Engine(small, 3)

@@ -308,7 +308,29 @@ class PackedInt8Linear(nn.Module):
         return torch.ops.quantized.linear_dynamic(x, self.packed, reduce_range=True)
 
 
-# ch08.ipynb, In [60]
+# ch08.ipynb, In [56]
+class PackedLinear(nn.Module):
+    """A linear layer in float32 whose weights oneDNN has laid out for products with few rows.
+
+    For inference on the CPU. Where PyTorch comes without oneDNN, the weights stay as they are.
+    """
+
+    def __init__(self, linear: nn.Linear, n_rows: int = 8):
+        super().__init__()
+        self.packed, self.has_onednn = linear.weight.detach().float(), torch.backends.mkldnn.is_available()
+        self.bias = None if linear.bias is None else linear.bias.detach().float()
+        if self.has_onednn:
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.packed, n_rows)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., C_out)."""
+        if not self.has_onednn:
+            return F.linear(x, self.packed, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+
+# ch08.ipynb, In [62]
 @torch.no_grad()
 def swap_adapter(engine: Engine, adapter: dict[str, Tensor]) -> None:
     """Let an engine's model go on with another LoRA adapter: its `a` (R, C) and `b` (C_out, R) by name.
@@ -325,7 +347,7 @@ def swap_adapter(engine: Engine, adapter: dict[str, Tensor]) -> None:
         parameter.copy_(adapter[name])
 
 
-# ch08.ipynb, In [64]
+# ch08.ipynb, In [66]
 class TextStream:
     """Turns ids into text as they come: never half a character, and nothing from a stop string on."""
 
@@ -359,7 +381,7 @@ class TextStream:
         return shown
 
 
-# ch08.ipynb, In [66]
+# ch08.ipynb, In [68]
 def sampler(temperature: float = 1.0, top_p: float = 1.0, top_k: int | None = None, min_p: float = 0.0,
             seed: int | None = None, bias: dict[int, float] | None = None, repetition_penalty: float = 1.0,
             seen: Sequence[int] = ()) -> Callable[[Tensor], int]:
@@ -382,7 +404,7 @@ def sampler(temperature: float = 1.0, top_p: float = 1.0, top_k: int | None = No
     return choose
 
 
-# ch08.ipynb, In [68]
+# ch08.ipynb, In [70]
 @torch.no_grad()
 def beam_search(model: GPTModel, prompt: list[int], n_beams: int, max_new_tokens: int,
                 end_id: int | None = None) -> list[tuple[float, list[int]]]:
@@ -411,7 +433,7 @@ def beam_search(model: GPTModel, prompt: list[int], n_beams: int, max_new_tokens
     return sorted(beams + ended, key=lambda b: -b[0])
 
 
-# ch08.ipynb, In [70]
+# ch08.ipynb, In [72]
 def settle_draft(p: Tensor, q: Tensor, drafted: int, generator: torch.Generator) -> tuple[bool, int]:
     """Whether a token drafted from q (V,) is kept where p (V,) is wanted, and which token is there now."""
     if torch.rand((), generator=generator) * q[drafted] < p[drafted]:
@@ -420,7 +442,7 @@ def settle_draft(p: Tensor, q: Tensor, drafted: int, generator: torch.Generator)
     return False, int(torch.multinomial(left if left.sum() > 0 else p, 1, generator=generator))
 
 
-# ch08.ipynb, In [72]
+# ch08.ipynb, In [74]
 @torch.no_grad()
 def speculative_decode(target: GPTModel, draft: GPTModel, prompt: list[int], max_new_tokens: int,
                        end_id: int | None = None, n_drafted: int = 4, temperature: float = 1.0,
@@ -463,7 +485,7 @@ def speculative_decode(target: GPTModel, draft: GPTModel, prompt: list[int], max
     return row[len(prompt):], n_passes
 
 
-# ch08.ipynb, In [75]
+# ch08.ipynb, In [77]
 class Constraint:
     """A `Request.choose` that writes only texts that match a regular expression, and ends when one is whole.
 
@@ -499,7 +521,7 @@ class Constraint:
         return token_id
 
 
-# ch08.ipynb, In [76]
+# ch08.ipynb, In [78]
 def json_pattern(schema: dict) -> str:
     """A regular expression for the JSON texts, without spaces between parts, that fit a schema.
 
@@ -530,7 +552,7 @@ def json_pattern(schema: dict) -> str:
     return plain[kind]
 
 
-# ch08.ipynb, In [83]
+# ch08.ipynb, In [85]
 @torch.no_grad()
 def total_nats(model: GPTModel, token_ids: Sequence[int], window: int, stride: int) -> float:
     """The loss in nats of all tokens but the first, each counted once, seen in windows that move by `stride`.
@@ -550,7 +572,7 @@ def total_nats(model: GPTModel, token_ids: Sequence[int], window: int, stride: i
     return total
 
 
-# ch08.ipynb, In [86]
+# ch08.ipynb, In [88]
 @torch.no_grad()
 def choice_scores(model: GPTModel, prompt: Sequence[int], choices: Sequence[Sequence[int]]) -> Tensor:
     """The log-probability of each choice (ids) after a prompt (ids): (N, 2), its sum and its mean a token."""
@@ -563,7 +585,7 @@ def choice_scores(model: GPTModel, prompt: Sequence[int], choices: Sequence[Sequ
     return torch.stack(scores)
 
 
-# ch08.ipynb, In [88]
+# ch08.ipynb, In [90]
 def paired_difference(before: Tensor, after: Tensor) -> tuple[float, float]:
     """The mean of after - before over the same N questions, and half the width of its 95 % interval."""
     if before.shape != after.shape or len(before) < 2:
@@ -573,7 +595,7 @@ def paired_difference(before: Tensor, after: Tensor) -> tuple[float, float]:
     return difference.mean().item(), 1.96 * difference.std().item() / len(difference) ** 0.5
 
 
-# ch08.ipynb, In [91]
+# ch08.ipynb, In [93]
 def regressions(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[str]:
     """What got worse, a sentence each: where the difference of scores (N,) is below 0, and its interval too.
 
@@ -589,13 +611,13 @@ def regressions(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[str
     return worse
 
 
-# ch08.ipynb, In [95]
+# ch08.ipynb, In [97]
 def words_of(text: str) -> list[str]:
     """The words of a text, in lower case, without what stands between them."""
     return regex.findall(r"[\p{L}\p{N}]+", text.lower())
 
 
-# ch08.ipynb, In [96]
+# ch08.ipynb, In [98]
 class BM25:
     """Ranks texts by the words that they share with a query (Robertson and Zaragoza, 2009)."""
 
@@ -613,7 +635,7 @@ class BM25:
         return torch.tensor([sum(weights.get(word, 0.0) for word in words) for weights in self.weights])
 
 
-# ch08.ipynb, In [99]
+# ch08.ipynb, In [101]
 @torch.no_grad()
 def embed_texts(model: GPTModel, rows: Sequence[list[int]]) -> Tensor:
     """A vector (N, C) of length 1 for each text of ids: the mean, over its tokens, of what the head reads."""
@@ -628,7 +650,7 @@ def embed_texts(model: GPTModel, rows: Sequence[list[int]]) -> Tensor:
     return F.normalize(torch.cat(vectors), dim=-1)
 
 
-# ch08.ipynb, In [103]
+# ch08.ipynb, In [105]
 def search(index: BM25, query: str, least: float = 0.0) -> tuple[int | None, float]:
     """The number of the text that fits a query best, with its score; None if no score is above `least`."""
     scores = index.scores(query)
@@ -637,7 +659,7 @@ def search(index: BM25, query: str, least: float = 0.0) -> tuple[int | None, flo
     return int(scores.argmax()), scores.max().item()
 
 
-# ch08.ipynb, In [109]
+# ch08.ipynb, In [111]
 def calculate(text: str) -> str:
     """The result of two whole numbers with + - or * between, as in "12 + 30". Else ValueError."""
     match = regex.fullmatch(r"(-?\d{1,9}) ([-+*]) (-?\d{1,9})", text, flags=regex.ASCII)
@@ -647,7 +669,7 @@ def calculate(text: str) -> str:
     return str({"+": a + b, "-": a - b, "*": a * b}[match[2]])
 
 
-# ch08.ipynb, In [111]
+# ch08.ipynb, In [113]
 def parse_call(text: str, tools: dict[str, Callable[[str], str]]) -> tuple[str, str] | None:
     """The tool's name and input that a text calls for, as {"name": "input"}; None if the text is no call."""
     try:
@@ -660,7 +682,7 @@ def parse_call(text: str, tools: dict[str, Callable[[str], str]]) -> tuple[str, 
     return (name, value) if name in tools and isinstance(value, str) else None
 
 
-# ch08.ipynb, In [112]
+# ch08.ipynb, In [114]
 def run_tools(write: Callable[[list[int]], list[int]], question: str, tools: dict[str, Callable[[str], str]],
               tokenizer: Tokenizer, most: int = 3) -> tuple[str, list[tuple[str, str, str]]]:
     """An answer, and the calls (name, input, result) on the way; `write` goes from a prompt's ids to new ids.
@@ -684,7 +706,7 @@ def run_tools(write: Callable[[list[int]], list[int]], question: str, tools: dic
         row = row + new_ids + [tokenizer.eot_token] + format_prompt(f"Result: {result}", "", tokenizer)
 
 
-# ch08.ipynb, In [130]
+# ch08.ipynb, In [132]
 def visible_bytes() -> dict[int, str]:
     """GPT-2's visible character for each of the 256 bytes."""
     kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -692,7 +714,7 @@ def visible_bytes() -> dict[int, str]:
     return {byte: chr(byte) for byte in kept} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
-# ch08.ipynb, In [131]
+# ch08.ipynb, In [133]
 def gguf_tensors(model: GPTModel) -> dict[str, Tensor]:
     """The weights under GGUF's names for GPT-2, in float32."""
     modules = {"token_embd": model.token_embedding, "position_embd": model.position_embedding,
@@ -708,7 +730,7 @@ def gguf_tensors(model: GPTModel) -> dict[str, Tensor]:
             for kind, p in module.named_parameters()}
 
 
-# ch08.ipynb, In [132]
+# ch08.ipynb, In [134]
 def gguf_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> tuple[list[str], list[int], list[str]]:
     """Tokens in visible characters, 3 for each special one and 1 for the others, merges as "left right"."""
     visible, special = visible_bytes(), {i: name for name, i in tokenizer.special_tokens.items()}
@@ -721,7 +743,7 @@ def gguf_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> tuple[list[str], l
     return tokens, [3 if i in special or i >= tokenizer.n_vocab else 1 for i in range(vocab_size)], merges
 
 
-# ch08.ipynb, In [133]
+# ch08.ipynb, In [135]
 def export_gguf(path: str | Path, model: GPTModel, tokenizer: Tokenizer,
                 chat_template: str | None = None) -> None:
     """Write a model with its tokenizer as one GGUF file for llama.cpp, in float32, whole or not at all.
@@ -754,7 +776,7 @@ def export_gguf(path: str | Path, model: GPTModel, tokenizer: Tokenizer,
         os.replace(Path(folder) / path.name, path)
 
 
-# ch08.ipynb, In [135]
+# ch08.ipynb, In [137]
 def export_onnx(path: str | Path, model: GPTModel) -> None:
     """Write a model as an ONNX graph: "token_ids" (B, T), int64, to "logits" (B, T, V), float32."""
     path, B, T = Path(path), torch.export.Dim.AUTO, torch.export.Dim.AUTO

@@ -1115,7 +1115,7 @@ class PackedInt8Linear(nn.Module):
         return torch.ops.quantized.linear_dynamic(x, self.packed, reduce_range=True)
 
 
-# ch08.ipynb, In [64]
+# ch08.ipynb, In [66]
 class TextStream:
     """Turns ids into text as they come: never half a character, and nothing from a stop string on."""
 
@@ -1149,7 +1149,7 @@ class TextStream:
         return shown
 
 
-# ch08.ipynb, In [66]
+# ch08.ipynb, In [68]
 def sampler(temperature: float = 1.0, top_p: float = 1.0, top_k: int | None = None, min_p: float = 0.0,
             seed: int | None = None, bias: dict[int, float] | None = None, repetition_penalty: float = 1.0,
             seen: Sequence[int] = ()) -> Callable[[Tensor], int]:
@@ -1172,7 +1172,7 @@ def sampler(temperature: float = 1.0, top_p: float = 1.0, top_k: int | None = No
     return choose
 
 
-# ch08.ipynb, In [75]
+# ch08.ipynb, In [77]
 class Constraint:
     """A `Request.choose` that writes only texts that match a regular expression, and ends when one is whole.
 
@@ -1208,7 +1208,7 @@ class Constraint:
         return token_id
 
 
-# ch08.ipynb, In [76]
+# ch08.ipynb, In [78]
 def json_pattern(schema: dict) -> str:
     """A regular expression for the JSON texts, without spaces between parts, that fit a schema.
 
@@ -1239,7 +1239,7 @@ def json_pattern(schema: dict) -> str:
     return plain[kind]
 
 
-# ch08.ipynb, In [99]
+# ch08.ipynb, In [101]
 @torch.no_grad()
 def embed_texts(model: GPTModel, rows: Sequence[list[int]]) -> Tensor:
     """A vector (N, C) of length 1 for each text of ids: the mean, over its tokens, of what the head reads."""
