@@ -2,8 +2,9 @@
 
 A model of GPT-2's shape with random weights continues a prompt of 32 tokens by 128, greedily. Contenders: `transformers`'
 generate with its cache, our engine in float32, in bfloat16 where that is fast, with int8 weights in PyTorch's packed kernel, with
-eight texts at once (in float32 with packed weights, where PyTorch has oneDNN), and chapter 4's loop without a cache. The first two must write the same tokens. Then every contender takes one
-turn a round, so that a busy moment of the machine hits all of them; the table shows medians, and the memory's measured speed.
+eight texts at once (in float32 with packed weights, where PyTorch has oneDNN), and chapter 4's loop without a cache. The first two
+must write the same tokens. Then every contender takes one turn a round, so that a busy moment of the machine hits all of them; the
+table shows medians, and the memory's measured speed.
 """
 
 import copy
