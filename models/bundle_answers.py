@@ -1,8 +1,9 @@
 """Turn a finished run of chapter 7's script into a bundled model: half-precision folder, measured card.
 
     python models/bundle_answers.py runs/sft models/tales-sft
-    python models/bundle_answers.py runs/grpo-1 models/tales-chat
+    python models/bundle_answers.py runs/grpo models/tales-chat
 
+A run that began with another run's folder is told with the stages before it.
 Everything that the card says of the model is measured here, on the folder as it is bundled, or read from the run's own record.
 Where a comparison stands beside the run, it goes along.
 """
@@ -34,18 +35,18 @@ WHAT = {
             "program can check (group relative policy optimization)"}
 CARD = """# {name}
 
-{start}, {what}.
+{what}.
 Load it with `load_pretrained(course.ROOT / "models" / "{name}")`, ask it with chapter 7's `format_prompt` and `generate_cached`.
 
 ## Recipe
 
 ```bash
-python ch07/01_main-chapter-code/gpt_human_feedback.py {command}
+{commands}
 python models/bundle_answers.py {run} models/{name}
 ```
 
-{steps:,} steps, AdamW at a peak of {learning_rate:g}, {minutes} minutes on {where}.
-`run.json` has the settings and the curve.
+{effort}
+`run.json` has the settings and the curve{of_the_last}.
 
 ## How good is it?
 
@@ -93,9 +94,25 @@ def command_of(o: dict, run: Path) -> str:
     return " ".join(f"--{name.replace('_', '-')} {o[name]}" for name in names) + f" --out {run.as_posix()}"
 
 
+def stages_of(run: Path) -> list[tuple[Path, dict]]:
+    """The runs that led to this one, from the first on, with their records; the first began with a bundled model."""
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    start = Path(record["settings"].get("start", ""))
+    return [*(stages_of(start) if start.parts[:1] == ("runs",) and (start / "run.json").exists() else []), (run, record)]
+
+
+def effort_of(record: dict) -> str:
+    """What a run took, in words."""
+    o = record["settings"]
+    where = f"a CPU, {o['threads']} thread" + "s" * (o["threads"] > 1) if o["device"] == "cpu" else f"a GPU ({o['device']})"
+    rate = o["learning_rate"]
+    return f"{record['curve'][-1]['step']:,} steps, AdamW at a peak of {rate:g}, {o['minutes']} minutes on {where}."
+
+
 def main(run: Path, target: Path) -> None:
     """Write `target` from the folder `run`."""
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    stages = stages_of(run)
+    record = stages[-1][1]
     o = record["settings"]
     if o["method"] not in WHAT or o["data"]:
         raise SystemExit(f"{run} was made with --method {o['method']}, --data {o['data']}; bundle a model that answers, made from "
@@ -110,11 +127,14 @@ def main(run: Path, target: Path) -> None:
         by_family[r["family"]].append(score)
     means = {family: sum(s) / len(s) for family, s in sorted(by_family.items(), key=lambda item: -sum(item[1]))}
     figures = {"before": row(before), "after": row(after), "families": {k: round(v, 3) for k, v in means.items()}}
-    where = f"a CPU, {o['threads']} thread" + "s" * (o["threads"] > 1) if o["device"] == "cpu" else f"a GPU ({o['device']})"
+    what = [WHAT[r["settings"]["method"]].format(**r["settings"]) for _, r in stages]
     card = CARD.format(
-        name=target.name, run=run.as_posix(), command=command_of(o, run), n=N, steps=record["curve"][-1]["step"],
-        what=WHAT[o["method"]].format(**o), **figures | o | {
-            "start": Path(o["start"]).name, "where": where,
+        name=target.name, run=run.as_posix(), n=N, effort=" Then ".join(effort_of(r) for _, r in stages),
+        of_the_last=" of the last stage" * (len(stages) > 1),
+        commands="\n".join(f"python ch07/01_main-chapter-code/gpt_human_feedback.py {command_of(r['settings'], path)}"
+                           for path, r in stages),
+        what=f"{Path(stages[0][1]['settings']['start']).name}, {'; then '.join(what)}", **figures | o | {
+            "start": Path(o["start"]).name,
             "families": "\n".join(["| family | score |", "|:--|--:|", *(f"| {k} | {v:.2f} |" for k, v in means.items())])},
         samples="\n\n".join(f"> **{r['instruction']}** {r['input'][:160]}\n>\n> {text}"
                             for r, text in list(zip(asked, answers, strict=True))[:6]))

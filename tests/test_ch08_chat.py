@@ -80,7 +80,7 @@ def said(page):
 
 
 def test_a_chat_streams_what_the_model_says(page, server):
-    assert page.inner_text("#model") == "tales-sft" and page.evaluate("document.activeElement.id") == "text"
+    assert page.inner_text("#model") == "tales-chat" and page.evaluate("document.activeElement.id") == "text"
     coldest(page)
     say(page, HELLO[0]["content"])
     ended(page)

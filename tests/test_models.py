@@ -135,6 +135,17 @@ def test_the_cards_command_makes_the_run_again():
         assert again | {"out": None} == run | {"out": None}
 
 
+def test_a_run_is_told_with_the_stages_before_it(tmp_path, monkeypatch):
+    bundle = program("models/bundle_answers.py")
+    monkeypatch.chdir(tmp_path)
+    for name, start in (("sft", "tales-base"), ("grpo", "runs/sft")):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"settings": {"start": start}}), encoding="utf-8")
+    assert [path.as_posix() for path, _ in bundle.stages_of(Path("runs/grpo"))] == ["runs/sft", "runs/grpo"]
+    assert [path.as_posix() for path, _ in bundle.stages_of(Path("runs/sft"))] == ["runs/sft"]
+
+
 @pytest.mark.parametrize("settings", [{"method": "reward", "data": None}, {"method": "sft", "data": "mine.json"}])
 def test_what_a_card_cannot_describe_is_not_bundled(tmp_path, settings):
     (tmp_path / "run.json").write_text(json.dumps({"settings": settings}), encoding="utf-8")

@@ -1949,7 +1949,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until Ctrl+C or SIGTERM; returns an exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", default="models/tales-sft", metavar="NAME", help="a bundled model, gpt2, or a folder (models/tales-sft)")
+    add("--model", default="tales-chat", metavar="NAME", help="a bundled model, gpt2, or a folder (tales-chat)")
     add("--port", type=at_least(0), default=8000, metavar="N", help="the port to serve on (8000; 0: any that is free)")
     add("--slots", type=at_least(1), default=16, metavar="N", help="how many texts are written at once (16)")
     add("--waiting", type=at_least(0), default=64, metavar="N", help="how many more may wait; what comes then gets 429 (64)")
