@@ -310,6 +310,7 @@ def page(browser, server, request):
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("dialog", lambda dialog: errors.append(dialog.message))
     page.goto(server.address)
+    page.locator("#text:focus").wait_for()                                    # a key typed before that would be lost
     yield page
     context.close()
     assert [url for url in asked if not url.startswith((server.address, "data:"))] == []

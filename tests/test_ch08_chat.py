@@ -49,6 +49,7 @@ def page(browser, server, request):
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("dialog", lambda dialog: errors.append(dialog.message))
     page.goto(server.address)
+    page.locator("#text:focus").wait_for()                                    # a key typed before that would be lost
     yield page
     context.close()
     assert [url for url in asked if not url.startswith((server.address, "data:"))] == []
@@ -80,7 +81,7 @@ def said(page):
 
 
 def test_a_chat_streams_what_the_model_says(page, server):
-    assert page.inner_text("#model") == "tales-chat" and page.evaluate("document.activeElement.id") == "text"
+    page.locator("#model", has_text="tales-chat").wait_for()
     coldest(page)
     say(page, HELLO[0]["content"])
     ended(page)
@@ -111,6 +112,7 @@ def slowly(page):
           }}));
         };""")
     page.reload()
+    page.locator("#text:focus").wait_for()
 
 
 def test_an_answer_is_stopped_and_asked_again(page):
