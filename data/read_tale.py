@@ -130,13 +130,13 @@ def read_pronouns(tale: Tale) -> None:
         phrases = {start: phrase for start, _, phrase in tale.people[i]}
         for j, word in enumerate(sentence.told):
             base = word.removesuffix("'s")
-            if j in phrases or base in (hero, facts.companion.lower()):
+            if j in phrases or (base and base in (hero, facts.companion.lower())):
                 present.append(phrases.get(j, base))
                 named = True
             elif word in cues.PRONOUNS:
                 strict = {"he", "she"} if tale.plain else {"he", "she", "his", "himself", "herself"}
                 near = present or before if word in strict else (*earlier, *before, *present)
-                near = (hero,) if claims_object(sentence, facts.object) else near
+                near = (hero,) if hero and claims_object(sentence, facts.object) else near
                 fitting = [who for who in near[::-1] if agrees(sex, who, cues.PRONOUNS[word])]
                 if tale.plain or (set(near) == {hero}):
                     weight = 2 if i in tale.last(0.2) else 1       # the end is about the hero

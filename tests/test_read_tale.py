@@ -141,6 +141,12 @@ def test_skills_are_told_apart():
     assert [skill for skill, kept in skills(KITE[:-9], "simple").items() if not kept][-1] == "finished"
 
 
+@pytest.mark.parametrize("text", ['HE0my kite"', "He's 's my kite \"", 'She said, "my dog"'])
+def test_a_tale_without_a_hero_can_be_read(text):
+    for level in LEVELS:
+        assert not passes(text, level)
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.text(max_size=300) | st.lists(st.sampled_from([*KITE.split(), '"', "*", "\n\n", "a"]), max_size=60).map(" ".join),
        st.sampled_from(LEVELS))
