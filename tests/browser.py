@@ -129,3 +129,15 @@ def run_all_cells(page, timeout=400_000):
     waiting = "() => ![...document.querySelectorAll('.jp-InputPrompt')].some(prompt => prompt.textContent.includes('[*]'))"
     page.wait_for_function(waiting, timeout=timeout)
     page.wait_for_selector("#jp-main-statusbar :text('Idle')")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser for a module's pages; without one, its tests are skipped and say why."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine (Debian, Ubuntu: apt install chromium)")
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright isn't installed; requirements-dev.txt lists it")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=False)
+        yield browser
+        browser.close()

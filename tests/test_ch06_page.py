@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.browser import CHROMIUM
+from tests.browser import chromium as browser  # noqa: F401  (a fixture, by the name that tests know)
 from tests.support import ROOT, chapter
 
 FOLDER = ROOT / "ch06" / "04_user_interface"
@@ -287,19 +287,8 @@ def test_the_page_names_no_address_outside():
     assert len(re.findall(r"<script>", page)) == len(re.findall(r"<style>", page)) == 1  # the policy knows one of each
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine (Debian, Ubuntu: apt install chromium)")
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright isn't installed; requirements-dev.txt lists it")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=False)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def page(browser, server, request):
+def page(browser, server, request):  # noqa: F811
     """The page just opened; at the end it must have asked nobody else and reported no error."""
     context = browser.new_context(**getattr(request, "param", {"viewport": {"width": 1000, "height": 900}}))
     page = context.new_page()
@@ -417,7 +406,7 @@ class TestInABrowser:
         (ROOT / "runs").mkdir(exist_ok=True)
         page.screenshot(path=str(ROOT / "runs" / f"filter-{'dark' if ink > paper else 'light'}.png"), full_page=True)
 
-    def test_a_server_that_has_gone_is_said(self, browser, folder):
+    def test_a_server_that_has_gone_is_said(self, browser, folder):  # noqa: F811
         running = Running(folder)
         page = browser.new_page()
         page.goto(running.address)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.browser import CHROMIUM
+from tests.browser import chromium as browser  # noqa: F401  (a fixture, by the name that tests know)
 from tests.support import ROOT
 from tests.test_ch08_server import HELLO, SCRIPT, Running
 
@@ -26,19 +26,8 @@ def server():
     running.stop()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine (Debian, Ubuntu: apt install chromium)")
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright isn't installed; requirements-dev.txt lists it")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=False)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def page(browser, server, request):
+def page(browser, server, request):  # noqa: F811
     """The page just opened; at the end it must have asked nobody else and reported no error."""
     context = browser.new_context(**getattr(request, "param", {"viewport": {"width": 1000, "height": 900}}))
     page = context.new_page()

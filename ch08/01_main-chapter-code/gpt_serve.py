@@ -1496,7 +1496,7 @@ class Order:
                 raise Refused(400, f"the prompt has {len(prompt)} tokens, the model's context is {context}; shorten it", None,
                               "context_length_exceeded")
             check_prompt(prompt, "the prompt", service.model.config)
-        self.service, self.prompts, self.n, self.begun = service, prompts, n, time.perf_counter()
+        self.service, self.prompts, self.begun = service, prompts, time.perf_counter()
         self.pieces, self.jobs = asyncio.Queue(), []
         for index in range(len(prompts) * n):
             prompt, seed = prompts[index // n], None if asked.seed is None else (asked.seed + index % n) % 2**63
