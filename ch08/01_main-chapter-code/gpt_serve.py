@@ -1382,6 +1382,7 @@ class Job:
                  n_top: int | None):
         self.tokenizer, self.index, self.pieces, self.error = tokenizer, index, pieces, None
         self.stream, self.n_top, self.notes, self.ended = TextStream(tokenizer, stops), n_top, [], False
+        self.has_role, self.offset = False, 0                                 # of what was sent: who speaks, how many characters
         self.choose = choose or (lambda logits: int(logits.argmax()))
         plain = choose is None and n_top is None                              # then the engine takes the best of all rows at once
         self.request = Request(prompt, limit, tokenizer.eot_token, None if plain else self.choose_and_note)
@@ -1636,7 +1637,7 @@ class ChatAnswer(Answer):
 
     def delta(self, job: Job, text: str, notes: list[dict]) -> dict:
         """A choice of a chunk; the first one says who speaks."""
-        who = {} if getattr(job, "has_role", False) else {"role": "assistant"}
+        who = {} if job.has_role else {"role": "assistant"}
         job.has_role = True
         return {"delta": who | ({"content": text} if text or who else {}), "logprobs": self.logprobs(job, notes)}
 
@@ -1654,7 +1655,7 @@ class CompletionAnswer(Answer):
         """A choice, of a whole answer or of a chunk."""
         if job.n_top is None:
             return {"text": text, "logprobs": None}
-        offsets, at = [], getattr(job, "offset", 0)
+        offsets, at = [], job.offset
         for note in notes:
             offsets.append(at)
             at += len(note["token"])
