@@ -132,23 +132,24 @@ class LinearCrossEntropy(torch.autograd.Function):
         (N, V), exact = (len(hidden), len(weight)), torch.promote_types(dtype, torch.float32)
         kept = targets != ignore_index                                           # (N,)
         share = (kept.to(exact) / kept.sum())[:, None]                           # (N, 1) its part in the mean
-        targets = targets.where(kept, 0)[:, None]                                # (N, 1)
-        w = weight.to(dtype)
-        logits, log_probs = w.new_empty(min(strip, N), V), w.new_empty(min(strip, N), V, dtype=exact)
-        product, grad_weight = torch.empty_like(w), torch.zeros_like(weight)     # (V, C) twice
-        grad_hidden = torch.empty_like(hidden)                                   # (N, C)
-        loss = share.new_zeros(())
+        targets, w = targets.where(kept, 0), weight.to(dtype)                    # (N,), (V, C)
+        logits, product = w.new_empty(min(strip, N), V), torch.empty_like(w)     # scratch paper in `dtype` ...
+        probs, term = (x if dtype == exact else x.to(exact) for x in (logits, product))        # ... and exact
+        log_probs, loss = torch.empty_like(probs), share.new_zeros(())
+        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)      # (N, C), (V, C)
         for start in range(0, N, strip):
             rows = slice(start, start + strip)
-            h = hidden[rows].to(dtype)                                           # (R, C)
-            z = torch.mm(h, w.T, out=logits[:len(h)])                            # (R, C) @ (C, V) -> (R, V)
-            log_p = torch.log_softmax(z, dim=-1, dtype=exact, out=log_probs[:len(h)])
-            loss -= (log_p.gather(1, targets[rows]) * share[rows]).sum()
-            torch.exp(log_p, out=z)                                              # z is now softmax ...
-            z.scatter_add_(1, targets[rows], z.new_full((len(h), 1), -1.0))      # ... minus one-hot
-            grad_hidden[rows] = (z @ w) * share[rows]                            # (R, V) @ (V, C) -> (R, C)
-            h = (h * share[rows]).to(dtype)
-            grad_weight += torch.mm(z.T, h, out=product)                         # (V, R) @ (R, C) -> (V, C)
+            h, t = hidden[rows].to(dtype), targets[rows]                         # (R, C), (R,)
+            row = torch.arange(len(t), device=t.device)                          # (R,)
+            z, p, log_p = (sheet[:len(t)] for sheet in (logits, probs, log_probs))       # (R, V) each
+            torch.mm(h, w.T, out=z)                                              # (R, C) @ (C, V) -> (R, V)
+            torch.log_softmax(p.copy_(z), dim=-1, out=log_p)
+            loss -= (log_p.gather(1, t[:, None]) * share[rows]).sum()
+            torch.exp(log_p, out=p)                                              # softmax ...
+            p[row, t] -= 1                                                       # ... minus one-hot
+            grad_hidden[rows] = (z.copy_(p) @ w) * share[rows]                   # (R, V) @ (V, C) -> (R, C)
+            torch.mm(z.T, (h * share[rows]).to(dtype), out=product)              # (V, R) @ (R, C) -> (V, C)
+            grad_weight += term.copy_(product)
         ctx.save_for_backward(grad_hidden, grad_weight)
         return loss
 
@@ -172,7 +173,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor,
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     hidden, targets = hidden.flatten(0, -2), targets.flatten()                   # (N, C), (N,)
-    strip = strip or max(1, 2**24 // len(weight))
+    strip = strip or min(2048, max(1, 2**24 // len(weight)))
     with torch.autocast(device, enabled=False):
         if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
             return LinearCrossEntropy.apply(hidden, weight, targets, ignore_index, strip, dtype)
