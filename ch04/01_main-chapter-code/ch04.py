@@ -133,10 +133,10 @@ class LinearCrossEntropy(torch.autograd.Function):
         kept = targets != ignore_index                                           # (N,)
         share = (kept.to(exact) / kept.sum())[:, None]                           # (N, 1) its part in the mean
         targets, w = targets.where(kept, 0), weight.to(dtype)                    # (N,), (V, C)
-        logits, product = w.new_empty(min(strip, N), V), torch.empty_like(w)     # scratch paper in `dtype` ...
-        probs, term = (x if dtype == exact else x.to(exact) for x in (logits, product))        # ... and exact
+        logits, product = w.new_empty(min(strip, N), V), torch.empty_like(w)     # scratch paper, narrow
+        probs, term = (s if dtype == exact else s.to(exact) for s in (logits, product))       # and exact
         log_probs, loss = torch.empty_like(probs), share.new_zeros(())
-        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)      # (N, C), (V, C)
+        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)     # (N, C), (V, C)
         for start in range(0, N, strip):
             rows = slice(start, start + strip)
             h, t = hidden[rows].to(dtype), targets[rows]                         # (R, C), (R,)

@@ -310,8 +310,8 @@ def load_tokenizer(name_or_folder: str | Path) -> BytePairTokenizer | tiktoken.E
 
 # ch03.ipynb, In [53]
 def query_block_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, block: int = 128) -> Tensor:
-    """Causal attention of q, k, v (B, H, T, D), a block of queries at a time, without the keys that follow it."""
-    q, results = q / math.sqrt(q.shape[-1]), []                                          # (B, H, T, D)
+    """Causal attention of q, k, v (B, H, T, D), a block of queries at a time, no key behind it read."""
+    q, results = q / q.shape[-1] ** 0.5, []                                              # (B, H, T, D)
     for start in range(0, q.shape[-2], block):
         rows = q[:, :, start:start + block]                                              # (B, H, R, D)
         stop = start + rows.shape[-2]
@@ -333,8 +333,7 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, n_channels: int, n_heads: int, dropout: float = 0.0, bias: bool = True):
         super().__init__()
         if n_heads < 1 or n_channels % n_heads:
-            raise ValueError(f"n_channels is {n_channels} and n_heads {n_heads}; "
-                             "make n_channels a multiple of n_heads")
+            raise ValueError(f"n_channels {n_channels} is no multiple of n_heads {n_heads}; make it one")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}, but it is a share: choose at least 0 and less than 1")
         self.n_heads, self.dropout = n_heads, dropout
@@ -346,11 +345,11 @@ class MultiHeadAttention(nn.Module):
         B, T, C = x.shape
         q, k, v = (part.view(B, T, self.n_heads, C // self.n_heads).transpose(1, 2)  # (B, H, T, D) each
                    for part in self.qkv(x).split(C, dim=-1))                       # (B, T, C) each
+        mask = None if padding_mask is None else self.visible(padding_mask, B, T)  # (B, 1, T, T)
         dropout = self.dropout if self.training else 0.0
-        if padding_mask is None and x.device.type == "cpu" and q.dtype == torch.bfloat16:
+        if mask is None and x.device.type == "cpu" and q.dtype == torch.bfloat16:
             mixed = query_block_attention(q, k, v, dropout)                        # (B, H, T, D)
         else:
-            mask = None if padding_mask is None else self.visible(padding_mask, B, T)    # (B, 1, T, T)
             mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)
         return self.out(mixed.transpose(1, 2).reshape(B, T, C))                    # (B, H, T, D) -> (B, T, C)
 
@@ -499,10 +498,10 @@ class LinearCrossEntropy(torch.autograd.Function):
         kept = targets != ignore_index                                           # (N,)
         share = (kept.to(exact) / kept.sum())[:, None]                           # (N, 1) its part in the mean
         targets, w = targets.where(kept, 0), weight.to(dtype)                    # (N,), (V, C)
-        logits, product = w.new_empty(min(strip, N), V), torch.empty_like(w)     # scratch paper in `dtype` ...
-        probs, term = (x if dtype == exact else x.to(exact) for x in (logits, product))        # ... and exact
+        logits, product = w.new_empty(min(strip, N), V), torch.empty_like(w)     # scratch paper, narrow
+        probs, term = (s if dtype == exact else s.to(exact) for s in (logits, product))       # and exact
         log_probs, loss = torch.empty_like(probs), share.new_zeros(())
-        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)      # (N, C), (V, C)
+        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)     # (N, C), (V, C)
         for start in range(0, N, strip):
             rows = slice(start, start + strip)
             h, t = hidden[rows].to(dtype), targets[rows]                         # (R, C), (R,)
