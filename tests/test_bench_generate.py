@@ -18,7 +18,7 @@ def test_ratios_are_judged(capsys, monkeypatch, target, verdict):
     said = capsys.readouterr().out
     assert "the same 6 tokens first" in said and "int8 on a text of 10 tokens" in said
     assert re.search(rf"target {re.escape(str(target))} x transformers, float32, ours, float32: [\d.e+]+, {verdict}", said)
-    for name in ("transformers, float32", "ours, int8", "ours, float32, 8 texts", "no cache, float32"):
+    for name in ("transformers, float32", "ours, int8", "ours, float32, packed, 8 texts", "no cache, float32"):
         assert re.search(rf"{name} +[\d.]+ +[\d.]+ +[\d.]+", said)
     assert ("ours, bfloat16" in said) == bench_generate.has_fast_bf16()
 
@@ -33,8 +33,8 @@ def test_all_contenders_write_the_same_tokens():
     runs = bench_generate.contenders(model, prompts, 6)
     written = {name: run() for name, run in runs.items()}
     exact = [name for name in written if "float32" in name]
-    assert len(exact) == 4 and all(written[name][0] == written["no cache, float32"][0] for name in exact)
-    assert len(written["ours, float32, 8 texts"]) == 8
+    assert len(exact) == 6 and all(written[name][0] == written["no cache, float32"][0] for name in exact)
+    assert len(written["ours, float32, packed, 8 texts"]) == 8
 
 
 def test_other_tokens_stop_it(monkeypatch):

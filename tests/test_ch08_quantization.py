@@ -114,6 +114,15 @@ def test_packed_weights_are_the_same_with_and_without_onednn(monkeypatch, n_rows
 
 
 @torch.no_grad()
+def test_packed_weights_keep_their_type():
+    linear, x = nn.Linear(64, 48).bfloat16(), torch.randn(3, 64).bfloat16()
+    assert ch08.PackedLinear(linear)(x).dtype == torch.bfloat16
+    torch.testing.assert_close(ch08.PackedLinear(linear)(x), linear(x), atol=0.02, rtol=0.02)
+    double = nn.Linear(64, 48).double()                              # nothing is packed in float64
+    torch.testing.assert_close(ch08.PackedLinear(double)(x.double()), double(x.double()))
+
+
+@torch.no_grad()
 def test_int8_layer_is_its_formula():
     linear, x = nn.Linear(64, 48), torch.randn(3, 64)
     whole, scale = ch08.quantize_int8(linear.weight)

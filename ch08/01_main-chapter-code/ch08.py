@@ -310,22 +310,26 @@ class PackedInt8Linear(nn.Module):
 
 # ch08.ipynb, In [56]
 class PackedLinear(nn.Module):
-    """A linear layer in float32 whose weights oneDNN has laid out for products with few rows.
+    """A linear layer whose weights oneDNN has laid out for products with few rows, in 32 or 16 bits.
 
     For inference on the CPU. Where PyTorch comes without oneDNN, the weights stay as they are.
     """
 
     def __init__(self, linear: nn.Linear, n_rows: int = 8):
         super().__init__()
-        self.packed, self.has_onednn = linear.weight.detach().float(), torch.backends.mkldnn.is_available()
-        self.bias = None if linear.bias is None else linear.bias.detach().float()
-        if self.has_onednn:
+        self.packed = linear.weight.detach()                                     # (C_out, C)
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        types = [torch.float32]
+        if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            types.append(torch.bfloat16)
+        self.is_packed = torch.backends.mkldnn.is_available() and self.packed.dtype in types
+        if self.is_packed:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.packed, n_rows)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) to (..., C_out)."""
-        if not self.has_onednn:
+        if not self.is_packed:
             return F.linear(x, self.packed, self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
