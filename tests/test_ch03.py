@@ -71,6 +71,41 @@ def test_causal_attention_equals_the_fused_kernel(lead, T, D, E):
         torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 40), st.integers(1, 9), st.integers(1, 45))
+def test_blocks_of_queries_equal_the_fused_kernel(B, H, T, D, block):
+    q, k, v = (noise(B, H, T, D, seed=seed, dtype=torch.float64).requires_grad_() for seed in (3, 4, 5))
+    mixed = ch03.query_block_attention(q, k, v, block=block)
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(mixed, expected, atol=1e-10, rtol=1e-10)
+    for ours, theirs in zip(*(torch.autograd.grad(y.square().sum(), (q, k, v)) for y in (mixed, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-9)
+
+
+def test_blocks_of_queries_drop_weights_as_the_fused_kernel_does():
+    q, k, v = (noise(4, 4, 64, 8, seed=seed) for seed in (3, 4, 5))
+    torch.manual_seed(0)
+    mean = torch.stack([ch03.query_block_attention(q, k, v, 0.3, block=16) for _ in range(400)]).mean(0)
+    torch.testing.assert_close(mean, ch03.query_block_attention(q, k, v), atol=0.35, rtol=0)
+    assert not torch.equal(ch03.query_block_attention(q, k, v, 0.3), ch03.query_block_attention(q, k, v, 0.3))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_bfloat16_on_a_processor_goes_through_blocks_and_padding_doesnt(monkeypatch, dropout):
+    calls = []
+    real = ch03.query_block_attention
+    monkeypatch.setattr(ch03, "query_block_attention", lambda *a: calls.append(a[3]) or real(*a))
+    layer, x = MultiHeadAttention(12, 3, dropout=dropout), noise(2, 150, 12)
+    exact = layer.eval()(x)
+    assert not calls
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(layer(x).float(), exact, atol=0.03, rtol=0)
+        layer.train()(x)
+        assert calls == [0.0, dropout]                                               # none is dropped in evaluation
+        layer(x, torch.ones(2, 150, dtype=torch.bool))
+    assert len(calls) == 2
+
+
 def every_version():
     """The chapter's three classes with the same weights, and without biases."""
     torch.manual_seed(3)
@@ -162,7 +197,7 @@ def test_dropout_keeps_the_expected_result():
 
 
 @pytest.mark.parametrize(("arguments", "parts"), [
-    ((50, 4), ("n_channels is 50", "n_heads 4", "multiple")),
+    ((50, 4), ("n_channels is 50", "n_heads 4", "divide")),
     ((8, 0), ("n_channels is 8", "n_heads 0")),
     ((8, 2, 1.0), ("dropout is 1.0", "share")),
     ((8, 2, -0.1), ("dropout is -0.1", "share")),

@@ -376,7 +376,7 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, n_channels: int, n_heads: int, dropout: float = 0.0, bias: bool = True):
         super().__init__()
         if n_heads < 1 or n_channels % n_heads:
-            raise ValueError(f"n_channels {n_channels} is no multiple of n_heads {n_heads}; make it one")
+            raise ValueError(f"n_channels is {n_channels} and n_heads {n_heads}; choose heads that divide it")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}, but it is a share: choose at least 0 and less than 1")
         self.n_heads, self.dropout = n_heads, dropout
