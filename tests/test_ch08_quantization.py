@@ -113,12 +113,22 @@ def test_packed_weights_are_the_same_with_and_without_onednn(monkeypatch, n_rows
         torch.testing.assert_close(layer(x), linear(x), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_nothing_of_onednn_is_called_where_it_is_missing(monkeypatch, dtype):
+    linear, x = nn.Linear(64, 48).to(dtype), torch.randn(3, 64).to(dtype)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", None)
+    assert torch.equal(ch08.PackedLinear(linear)(x), linear(x))
+
+
 @torch.no_grad()
 def test_packed_weights_keep_their_type():
     linear, x = nn.Linear(64, 48).bfloat16(), torch.randn(3, 64).bfloat16()
     assert ch08.PackedLinear(linear)(x).dtype == torch.bfloat16
     torch.testing.assert_close(ch08.PackedLinear(linear)(x), linear(x), atol=0.02, rtol=0.02)
     double = nn.Linear(64, 48).double()                              # nothing is packed in float64
+    assert not ch08.PackedLinear(double).is_packed
     torch.testing.assert_close(ch08.PackedLinear(double)(x.double()), double(x.double()))
 
 

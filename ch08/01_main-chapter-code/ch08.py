@@ -312,17 +312,16 @@ class PackedInt8Linear(nn.Module):
 class PackedLinear(nn.Module):
     """A linear layer whose weights oneDNN has laid out for products with few rows, in 32 or 16 bits.
 
-    For inference on the CPU. Where PyTorch comes without oneDNN, the weights stay as they are.
+    For inference on the CPU. Where oneDNN is missing, or doesn't know the type, the weights stay as they are.
     """
 
     def __init__(self, linear: nn.Linear, n_rows: int = 8):
         super().__init__()
         self.packed = linear.weight.detach()                                     # (C_out, C)
         self.bias = None if linear.bias is None else linear.bias.detach()
-        types = [torch.float32]
-        if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            types.append(torch.bfloat16)
-        self.is_packed = torch.backends.mkldnn.is_available() and self.packed.dtype in types
+        has_onednn, dtype = torch.backends.mkldnn.is_available(), self.packed.dtype
+        self.is_packed = has_onednn and (dtype == torch.float32 or dtype == torch.bfloat16
+                                         and torch.ops.mkldnn._is_mkldnn_bf16_supported())
         if self.is_packed:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.packed, n_rows)
 
