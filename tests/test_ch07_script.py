@@ -158,3 +158,15 @@ def test_no_such_model(tmp_path, capsys):
 def test_a_command_line_that_cannot_be(arguments):
     with pytest.raises(SystemExit):
         script.main(arguments)
+
+
+def test_the_recorded_comparison_has_three_seeds_of_each_method_and_what_the_script_measures():
+    rows = json.loads((ROOT / "ch07" / "01_main-chapter-code" / "comparison.json").read_text(encoding="utf-8"))
+    assert {method: set(runs) for method, runs in rows.items()} == dict.fromkeys(("dpo", "ppo", "grpo"), {"1", "2", "3"})
+    results = [result for runs in rows.values() for result in runs.values()]
+    assert len({json.dumps(result) for result in results}) == 9
+    for result in results:
+        assert {"wins drawn", "half width drawn", "wins greedy", "half width greedy", "minutes"} <= set(result)
+        measured = {"drawn", "greedy", "visible", "held out", "distinct", "kl", "reward"}
+        assert set(result["after"]) == set(result["before"]) == measured
+        assert result["before"]["kl"] == 0 < result["after"]["kl"]

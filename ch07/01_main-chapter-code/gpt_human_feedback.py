@@ -1853,11 +1853,11 @@ def train_grpo(policy: GPTModel, reference: GPTModel, tokenizer: Tokenizer, reco
 ROOT = next((p for p in Path(__file__).resolve().parents if (p / "course.py").exists()), None)
 sys.path.insert(0, str(ROOT))                                     # for its data, its models, and GPT-2's vocabulary
 LIMIT = {"simple": 72, "full": 360}                               # tokens of an answer
-RECORDS = {"sft": 30_000, "reward": 2_000, "dpo": 2_000, "ppo": 640, "grpo": 240}
+RECORDS = {"sft": 30_000, "reward": 2_000, "dpo": 2_000, "ppo": 640, "grpo": 480}
 CONVERSATIONS = 12_000
-RATES = {"sft": 2e-3, "reward": 1e-3, "dpo": 1e-4, "ppo": 2e-4, "grpo": 3e-4}
+RATES = {"sft": 2e-3, "reward": 1e-3, "dpo": 1e-4, "ppo": 2e-4, "grpo": 1e-4}
 EPOCHS = {"sft": 1, "reward": 1, "dpo": 3, "ppo": 1, "grpo": 1}
-BATCHES = {"sft": 8, "reward": 16, "dpo": 32, "ppo": 32, "grpo": 64}
+BATCHES = {"sft": 8, "reward": 16, "dpo": 32, "ppo": 32, "grpo": 128}
 LEASHES = {"dpo": 0.1, "ppo": 0.05, "grpo": 0.04}
 
 
